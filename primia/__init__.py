@@ -1,0 +1,1 @@
+"""primia: private federated learning and encrypted diagnosis on medical images."""

@@ -1,0 +1,1 @@
+"""Privacy attacks on what a site releases, each with controls, a bound and a verdict."""

@@ -1,0 +1,253 @@
+"""params.yaml as strict, frozen models; every stage receives only the part it needs."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from primia.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+
+
+PHANTOM_FOLDER = "primia/data/phantom"
+# What the stages of dvc.yaml write; DVC deletes these before a stage runs.
+OUTPUTS = (("data", "raw"), ("data", "sites"), ("data", "test"), ("models",), ("results",))
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Columns(_Section):
+    """Column names of a labels file; `hospital` and `split` may be absent (null)."""
+
+    path: str = "path"
+    label: str = "label"
+    patient: str = "patient"
+    hospital: str | None = None
+    split: str | None = None
+
+
+class Phantom(_Section):
+    """Size of the embedded synthetic data set."""
+
+    patients: int = Field(default=900, ge=30, le=100_000)
+    pixels: int = Field(default=96, ge=32, le=512)
+    seed: Seed = 1
+
+
+class Ingest(_Section):
+    """Where images come from and which files are accepted."""
+
+    source: Literal["phantom", "image_folder"]
+    folder: str
+    classes: tuple[Name, ...] = Field(min_length=2, max_length=32, strict=False)
+    labels_file: str | None = None
+    columns: Columns = Columns()
+    overlap: Literal["refuse", "drop_from_training"] = "refuse"
+    max_refused: int = Field(default=0, ge=0)
+    mixed_sizes: bool = False
+    phantom: Phantom = Phantom()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("ingest.classes names a class twice; name each class once")
+        if Path(self.folder).parts[:2] in OUTPUTS or Path(self.folder).parts[:1] in OUTPUTS:
+            raise ValueError(
+                f"ingest.folder is {self.folder}, which the pipeline deletes and writes anew; "
+                "keep your images somewhere else"
+            )
+        if self.labels_file is None and (self.columns.hospital or self.columns.split):
+            raise ValueError(
+                "ingest.columns names a hospital or split column, but ingest.labels_file is null; "
+                "name the labels file, or set both columns to null"
+            )
+        return self
+
+
+class Preprocess(_Section):
+    """Image size, hospitals, and how patients are dealt to them."""
+
+    pixels: int = Field(ge=16, le=512)
+    hospitals: tuple[Name, ...] = Field(min_length=1, max_length=100, strict=False)
+    dealing: Literal["natural", "iid", "dirichlet"] = "iid"
+    dirichlet_alpha: float = Field(default=0.5, gt=0.0, le=1000.0)
+    test_fraction: Fraction = 0.2
+    validation_fraction: float = Field(default=0.15, gt=0.0, lt=1.0)
+    seed: Seed = 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.hospitals)) != len(self.hospitals):
+            raise ValueError("preprocess.hospitals names a hospital twice; give each its own name")
+        return self
+
+
+class Model(_Section):
+    """Architecture that is trained together."""
+
+    architecture: Literal["scattering", "convnet", "resnet18"]
+    seed: Seed = 1
+
+
+class Training(_Section):
+    """Local training without differential privacy; `threads` and `precision` hold with it, too."""
+
+    local_epochs: int = Field(default=1, ge=1, le=100)
+    batch_size: int = Field(default=32, ge=1, le=4096)
+    learning_rate: float = Field(gt=0.0, le=100.0)
+    weight_decay: float = Field(default=0.0, ge=0.0, le=1.0)
+    augment: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"
+    threads: int = Field(default=1, ge=1, le=256)
+    seed: Seed = 1
+
+
+class Federation(_Section):
+    """Rounds of the federation."""
+
+    rounds: int = Field(ge=1, le=10_000)
+    average: Fraction = 0.0
+    deadline_s: float = Field(default=600.0, gt=0.0)
+
+
+class SecureAggregation(_Section):
+    """How updates are summed; integers modulo 2^32."""
+
+    scheme: Literal["masking", "none"] = "masking"
+    bits: int = Field(default=20, ge=8, le=28)
+    clip_range: float = Field(default=0.25, gt=0.0)
+
+
+class Privacy(_Section):
+    """Differential privacy per patient (DP-SGD at the sites)."""
+
+    enabled: bool = True
+    target_epsilon: float = Field(default=8.0, ge=0.01, le=100.0)
+    delta: float = Field(default=1e-4, gt=0.0, lt=1.0)
+    clip_norm: float = Field(default=1.0, gt=0.0)
+    sampling_rate: float = Field(default=0.25, gt=0.0, le=1.0)
+    site_population: int = Field(default=200, ge=1)
+    local_steps: int = Field(default=2, ge=1, le=10_000)
+    learning_rate: float = Field(default=1.0, gt=0.0, le=1000.0)
+
+
+class Evaluation(_Section):
+    """Utility on the test patients."""
+
+    bootstrap: int = Field(default=1000, ge=100, le=100_000)
+    seed: Seed = 1
+
+
+class Attack(_Section):
+    """Privacy attacks against the training that was done."""
+
+    gallery: int = Field(default=64, ge=8, le=4096)
+    trials: int = Field(default=200, ge=36, le=100_000)  # with fewer no control can succeed
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    seed: Seed = 1
+
+
+class Encryption(_Section):
+    """The polynomial network that answers on encrypted images, and how it is distilled."""
+
+    pixels: int = Field(default=28, ge=8, le=64)
+    hidden: int = Field(default=64, ge=8, le=512)
+    phantom_patients: int = Field(default=900, ge=30, le=100_000)
+    epochs: int = Field(default=30, ge=1, le=1000)
+    learning_rate: float = Field(default=2e-3, gt=0.0, le=1.0)
+    images: int = Field(default=16, ge=1, le=10_000)
+    seed: Seed = 1
+
+
+class Registry(_Section):
+    """Name of the registered model and the gate profile it must pass."""
+
+    name: Name = "primia-chest"
+    profile: Literal["demo", "clinical"] = "demo"
+
+
+class Params(_Section):
+    """All of params.yaml."""
+
+    ingest: Ingest
+    preprocess: Preprocess
+    model: Model
+    training: Training
+    federation: Federation
+    secure_aggregation: SecureAggregation
+    privacy: Privacy
+    evaluation: Evaluation
+    attack: Attack
+    encryption: Encryption
+    registry: Registry
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        hospitals = len(self.preprocess.hospitals)
+        if self.secure_aggregation.scheme != "none" and hospitals < 3:
+            raise ValueError(
+                f"preprocess.hospitals names {hospitals}, but secure aggregation needs at least 3 hospitals to hide "
+                "one among them; add hospitals or set secure_aggregation.scheme to none"
+            )
+        if (
+            self.ingest.source == "image_folder"
+            and self.preprocess.dealing == "natural"
+            and self.ingest.columns.hospital is None
+        ):
+            raise ValueError(
+                "preprocess.dealing is natural, but ingest.columns.hospital names no column that says who is where; "
+                "set preprocess.dealing to iid or dirichlet, or name the column"
+            )
+        if self.ingest.source == "phantom" and self.ingest.folder != PHANTOM_FOLDER:
+            raise ValueError(
+                f"ingest.folder is {self.ingest.folder}, but the phantom source makes its own images; "
+                f"set ingest.source to image_folder, or ingest.folder to {PHANTOM_FOLDER}"
+            )
+        return self
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        ConfigError: one sentence naming the key, its value and what is allowed.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is missing; run the command from the folder that holds it.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}; mend that line.") from error
+    return parse_params(raw, where=str(path))
+
+
+def parse_params(raw: Any, *, where: str = "params.yaml") -> Params:
+    """Check an already parsed mapping; see `load_params`."""
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where} holds no mapping of sections; restore it from git.")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_sentence(error)}") from error
+
+
+def _sentence(error: ValidationError) -> str:
+    first, *others = error.errors()
+    key = ".".join(str(part) for part in first["loc"])
+    more = f" ({len(others)} more after this one)" if others else ""
+    match first["type"]:
+        case "extra_forbidden":
+            return f"{key} is not a known key; remove it or correct its spelling{more}."
+        case "missing":
+            return f"{key} is missing; add it{more}."
+        case "value_error":
+            return first["msg"].removeprefix("Value error, ") + more + "."
+        case _:
+            wanted = first["msg"][0].lower() + first["msg"][1:]
+            return f"{key} is {first['input']!r}, but {wanted}; correct it{more}."

@@ -1,0 +1,101 @@
+"""A set of preprocessed images with their labels and patients, in memory and on disk."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from primia.errors import DataError
+from primia.files import write_bytes
+
+_FORMAT = "primia-image-set-1"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one hospital's split, or of the central test set.
+
+    `images` is (images, 1, pixels, pixels) float16 in [0, 1]; `labels` is (images,) int64, an index into
+    `classes`; `patients` is (images,) int64, an index into `patient_ids`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    patients: Tensor
+    image_ids: tuple[str, ...]
+    patient_ids: tuple[str, ...]
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.image_ids)
+        assert self.images.dtype == torch.float16 and self.images.ndim == 4
+        assert self.images.shape == (count, 1, self.images.shape[-1], self.images.shape[-1])
+        for values, names in ((self.labels, self.classes), (self.patients, self.patient_ids)):
+            assert values.dtype == torch.int64 and values.shape == (count,)
+            assert count == 0 or (int(values.min()) >= 0 and int(values.max()) < len(names))
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def pixels(self) -> int:
+        """Height and width of every image."""
+        return int(self.images.shape[-1])
+
+    def subset(self, mask_or_index: Tensor) -> "ImageSet":
+        """Keep the images a boolean mask or an integer index selects, and the patients that occur among them."""
+        index = torch.arange(len(self))[mask_or_index]
+        occurring, patients = torch.unique(self.patients[index], return_inverse=True)
+        return ImageSet(
+            images=self.images[index],
+            labels=self.labels[index],
+            patients=patients,
+            image_ids=tuple(self.image_ids[i] for i in index.tolist()),
+            patient_ids=tuple(self.patient_ids[i] for i in occurring.tolist()),
+            classes=self.classes,
+        )
+
+
+def save_image_set(path: Path, image_set: ImageSet) -> None:
+    """Write `image_set` as safetensors, atomically; equal sets give equal bytes."""
+    # All metadata sits under one key: safetensors writes several keys in an order that changes between runs.
+    names = {
+        "format": _FORMAT,
+        "image_ids": image_set.image_ids,
+        "patient_ids": image_set.patient_ids,
+        "classes": image_set.classes,
+    }
+    tensors = {
+        "images": image_set.images.contiguous(),
+        "labels": image_set.labels.contiguous(),
+        "patients": image_set.patients.contiguous(),
+    }
+    write_bytes(path, save(tensors, metadata={"names": json.dumps(names)}))
+
+
+def load_image_set(path: Path) -> ImageSet:
+    """Read what `save_image_set` wrote.
+
+    Raises:
+        DataError: `path` is missing, cut short, or no image set.
+    """
+    try:
+        with safe_open(path, framework="pt") as stream:
+            names = json.loads((stream.metadata() or {})["names"])
+            tensors = {name: stream.get_tensor(name) for name in ("images", "labels", "patients")}
+        return ImageSet(
+            **tensors,
+            image_ids=tuple(names["image_ids"]),
+            patient_ids=tuple(names["patient_ids"]),
+            classes=tuple(names["classes"]),
+        )
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; run the preprocess stage (dvc repro preprocess).") from error
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError, AssertionError) as error:
+        raise DataError(
+            f"{path} is cut short or no image set; delete it and run dvc repro preprocess again."
+        ) from error

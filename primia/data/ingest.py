@@ -1,0 +1,242 @@
+"""Accept or quarantine every file of a source, and lay the accepted ones out in one folder."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from primia.config import Ingest
+from primia.data.decoding import RefusedFileError, bits_of, decode
+from primia.data.image_folder import ImageFolder
+from primia.data.manifest import SPLITS, ManifestRow, write_manifest
+from primia.data.phantom_source import PhantomSource
+from primia.data.sources import Source, SourceImage
+from primia.errors import DataError
+from primia.files import folder_in_progress, write_csv, write_json
+
+QUARANTINE = Path(".state/ingest/quarantine.csv")
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """What ingest found; counts are of images unless named otherwise.
+
+    `duplicates` are accepted images whose pixels equal those of an earlier one; `fingerprint` is the SHA-256
+    over the sorted SHA-256 sums of the accepted files.
+    """
+
+    source: str
+    synthetic: bool
+    images: int
+    patients: int
+    dropped_for_overlap: int
+    quarantined: int
+    duplicates: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    row: ManifestRow
+    pixels: bytes  # SHA-256 of the decoded picture
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.row.height, self.row.width, self.row.bits
+
+
+_Quarantine = list[tuple[str, str]]  # (file, reason); a labels file can name one path twice
+
+
+def ingest(
+    settings: Ingest,
+    *,
+    hospitals: Sequence[str],
+    target: Path,
+    quarantine_path: Path = QUARANTINE,
+    on_progress: Callable[[int], None] | None = None,
+) -> IngestSummary:
+    """Check every image of the source and write manifest.csv, quarantine.csv, source.json and images/ to `target`.
+
+    The user's files are read and copied, never linked or changed. An earlier `target` stays as it was unless
+    everything succeeds; the same input gives the same bytes. `hospitals` are those the phantoms come from;
+    `on_progress` is called with the number of files checked so far.
+
+    Raises:
+        DataError: the source cannot be read; more than `max_refused` files are refused (the complete list is
+            then in `quarantine_path`); a class has no image; a patient is at two hospitals, or in both training
+            and test while `overlap` is `refuse`; the disk is full.
+    """
+    source = _open_source(settings, hospitals=hospitals, target=target)
+    with folder_in_progress(target) as folder:
+        accepted, quarantine, seen = _check_files(source, settings, folder=folder, on_progress=on_progress)
+        if not settings.mixed_sizes:
+            accepted = _quarantine_odd_sizes(accepted, quarantine)
+        if len(quarantine) > settings.max_refused:
+            raise _too_many_refused(source, settings, quarantine=quarantine, seen=seen, path=quarantine_path)
+        rows = [image.row for image in accepted]
+        _check_hospitals(rows)
+        overlapping = _overlapping_patients(rows)
+        if overlapping and settings.overlap == "refuse":
+            raise DataError(
+                f"Patient {min(overlapping)} has images in both training and test "
+                f"({len(overlapping)} such patients in {source.describe()}); correct the split column, or set "
+                "ingest.overlap to drop_from_training to leave out their training images."
+            )
+        kept = [image for image in accepted if image.row.patient not in overlapping or image.row.split == "test"]
+        _check_classes((image.row for image in kept), settings=settings)
+        summary = _summarise(source, kept, dropped=len(accepted) - len(kept), quarantined=len(quarantine))
+        _keep_only(folder, {folder / image.row.path for image in kept})
+        write_manifest(folder / "manifest.csv", [image.row for image in kept])
+        write_csv(folder / "quarantine.csv", ("file", "reason"), sorted(quarantine))
+        write_json(folder / "source.json", {"classes": settings.classes, **vars(summary)})
+    return summary
+
+
+def _open_source(settings: Ingest, *, hospitals: Sequence[str], target: Path) -> Source:
+    if settings.source == "phantom":
+        return PhantomSource(settings.phantom, hospitals)
+    folder = Path(settings.folder)
+    here, there = folder.resolve(), target.resolve()
+    if here.is_relative_to(there) or there.is_relative_to(here):
+        raise DataError(
+            f"The data folder {folder} and {target}, which ingest replaces, lie within each other; move your images "
+            "to a folder of their own and correct ingest.folder."
+        )
+    return ImageFolder(folder, settings.labels_file, settings.columns)
+
+
+def _check_files(
+    source: Source, settings: Ingest, *, folder: Path, on_progress: Callable[[int], None] | None
+) -> tuple[list[_Accepted], _Quarantine, int]:
+    """Decode each file once and copy the very bytes that were checked."""
+    accepted: list[_Accepted] = []
+    quarantine: _Quarantine = []
+    seen = 0
+    for seen, image in enumerate(source.images(), start=1):
+        try:
+            content, one = _check(image, settings)
+        except RefusedFileError as refusal:
+            quarantine.append((_printable(image.file), str(refusal)))
+        else:
+            path = folder / one.row.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            accepted.append(one)
+        if on_progress is not None:
+            on_progress(seen)
+    return sorted(accepted, key=lambda one: one.row.image), quarantine, seen
+
+
+def _check(image: SourceImage, settings: Ingest) -> tuple[bytes, _Accepted]:
+    if _printable(image.file) != image.file:
+        raise RefusedFileError("has a name that is not UTF-8")
+    content = image.read()
+    # Publishers write NORMAL where params.yaml says normal.
+    label = image.label.strip().lower()
+    if label not in settings.classes:
+        what = f"has the label {image.label!r}" if label else "lies in no class folder and has no label"
+        raise RefusedFileError(f"{what}; ingest.classes allows {', '.join(settings.classes)}")
+    if not image.patient:
+        raise RefusedFileError("names no patient")
+    split = SPLITS.get(image.split.lower(), "")
+    if not split and (image.split or (settings.labels_file and settings.columns.split)):
+        raise RefusedFileError(f"has the split {image.split!r}; allowed are {', '.join(SPLITS)}")
+    picture = decode(content)
+    row = ManifestRow(
+        image=image.file,
+        patient=image.patient,
+        label=label,
+        hospital=image.hospital,
+        split=split,
+        path=f"images/{image.file}",
+        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+        height=picture.height,
+        width=picture.width,
+        bits=bits_of(picture),
+    )
+    pixels = hashlib.sha256(f"{picture.mode}{picture.size}".encode() + picture.tobytes())
+    return content, _Accepted(row, pixels.digest())
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _quarantine_odd_sizes(accepted: list[_Accepted], quarantine: _Quarantine) -> list[_Accepted]:
+    if not accepted:
+        return accepted
+    (usual, _), *_ = Counter(image.shape for image in accepted).most_common(1)
+    for image in accepted:
+        if image.shape != usual:
+            quarantine.append((image.row.image, f"is {_size(image.shape)} where most files are {_size(usual)}"))
+    return [image for image in accepted if image.shape == usual]
+
+
+def _size(shape: tuple[int, int, int]) -> str:
+    height, width, bits = shape
+    return f"{width} x {height} pixels of {bits} bits"
+
+
+def _too_many_refused(source: Source, settings: Ingest, *, quarantine: _Quarantine, seen: int, path: Path) -> DataError:
+    write_csv(path, ("file", "reason"), sorted(quarantine))
+    first, reason = min(quarantine)
+    return DataError(
+        f"{len(quarantine)} of {seen} files of {source.describe()} are refused and ingest.max_refused is "
+        f"{settings.max_refused}; the first, {first}, {reason}. All of them are listed in {path}: mend or remove them, "
+        "add missing labels to ingest.classes, set ingest.mixed_sizes to true where only sizes differ, "
+        "or raise ingest.max_refused to go on without them."
+    )
+
+
+def _check_classes(rows: Iterable[ManifestRow], *, settings: Ingest) -> None:
+    present = {row.label for row in rows}
+    for name in settings.classes:
+        if name not in present:
+            raise DataError(
+                f"No accepted image has the class {name}; add images of it or remove it from ingest.classes."
+            )
+
+
+def _check_hospitals(rows: Iterable[ManifestRow]) -> None:
+    hospital: dict[str, str] = {}
+    for row in rows:
+        if row.hospital and hospital.setdefault(row.patient, row.hospital) != row.hospital:
+            raise DataError(
+                f"Patient {row.patient} is listed at two hospitals, {hospital[row.patient]} and {row.hospital} "
+                f"(file {row.image}); correct the hospital column or give two different patients two ids."
+            )
+
+
+def _overlapping_patients(rows: Iterable[ManifestRow]) -> set[str]:
+    """Patients with images both in test and in training or validation."""
+    kinds: dict[str, set[bool]] = defaultdict(set)
+    for row in rows:
+        kinds[row.patient].add(row.split == "test")
+    return {patient for patient, kind in kinds.items() if len(kind) == 2}
+
+
+def _summarise(source: Source, kept: Sequence[_Accepted], *, dropped: int, quarantined: int) -> IngestSummary:
+    sums = sorted(image.row.sha256 for image in kept)
+    return IngestSummary(
+        source=source.describe(),
+        synthetic=source.synthetic,
+        images=len(kept),
+        patients=len({image.row.patient for image in kept}),
+        dropped_for_overlap=dropped,
+        quarantined=quarantined,
+        duplicates=len(kept) - len({image.pixels for image in kept}),
+        fingerprint=hashlib.sha256("\n".join(sums).encode()).hexdigest(),
+    )
+
+
+def _keep_only(folder: Path, wanted: set[Path]) -> None:
+    """Delete copies of images that were left out after they had been copied, and folders that became empty."""
+    for path in sorted((folder / "images").rglob("*"), reverse=True):  # children before their folder
+        if path.is_dir():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path not in wanted:
+            path.unlink()

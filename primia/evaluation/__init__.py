@@ -1,0 +1,1 @@
+"""Utility of a released model on the test patients."""

@@ -1,0 +1,1 @@
+"""Federated training: one coordinator state machine, typed sites, interchangeable channels."""

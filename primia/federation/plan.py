@@ -1,0 +1,168 @@
+"""The public constants of one run, agreed by all sites before anything is computed, and their digest."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from primia.config import Params, SecureAggregation, Training
+from primia.errors import ConfigError, ProtocolError
+from primia.federation.messages import Description, Digest, Name
+from primia.privacy.accounting import noise_multiplier_for
+from primia.secagg.quantise import Quantiser
+from primia.secagg.session import RunName
+
+_UNNAMED = "unnamed-run"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Hospital(_Part):
+    """One entry of the roster: Ed25519 public key and keyed hash of the data, both in hexadecimal."""
+
+    identity: Digest
+    data: Digest
+
+
+class PrivacyPlan(_Part):
+    """Differential privacy of every site: unit of protection is the patient; no field depends on a site's data.
+
+    `expected_batch` = sampling_rate x site_population is the public divisor of a step's noisy sum.
+    """
+
+    target_epsilon: float = Field(gt=0.0)
+    delta: float = Field(gt=0.0, lt=1.0)
+    clip_norm: float = Field(gt=0.0)
+    noise_multiplier: float = Field(gt=0.0)
+    sampling_rate: float = Field(gt=0.0, le=1.0)
+    site_population: int = Field(ge=1)
+    expected_batch: float = Field(gt=0.0)
+    local_steps: int = Field(ge=1)
+    learning_rate: float = Field(gt=0.0)
+
+
+class Plan(_Part):
+    """Everything that decides the result of a run, in order that each site can check it before it takes part."""
+
+    protocol: Literal[1] = 1
+    run: RunName
+    hospitals: dict[Name, Hospital] = Field(min_length=1, max_length=100)
+    classes: tuple[str, ...] = Field(min_length=2)
+    pixels: int = Field(ge=1)
+    synthetic: bool
+    architecture: str
+    model_seed: int = Field(ge=0, lt=2**32)
+    rounds: int = Field(ge=1)
+    average: Annotated[float, Field(ge=0.0, lt=1.0)]
+    training: Training
+    secure_aggregation: SecureAggregation
+    weights: Literal["images", "equal"]
+    privacy: PrivacyPlan | None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        # Weights by image count would make the sensitivity of a private sum depend on the data.
+        if self.weights != ("images" if self.privacy is None else "equal"):
+            raise ValueError("weights are equal with differential privacy and image counts without")
+        return self
+
+    @property
+    def masked(self) -> bool:
+        """Whether sums are masked."""
+        return self.secure_aggregation.scheme == "masking"
+
+    @property
+    def quantiser(self) -> Quantiser:
+        """The grid of one site's change of the model."""
+        return Quantiser(bits=self.secure_aggregation.bits, limit=self.secure_aggregation.clip_range)
+
+    def canonical(self) -> bytes:
+        """The plan's one encoding: JSON with sorted keys and no spaces."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+    def digest(self) -> str:
+        """SHA-256 of `canonical`, in hexadecimal."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    def fingerprint(self) -> str:
+        """The digest without the name of the run: equal for two runs of the same plan."""
+        return self.model_copy(update={"run": _UNNAMED}).digest()
+
+
+def read_plan(raw: bytes) -> Plan:
+    """Read a plan in canonical form.
+
+    Raises:
+        ProtocolError: it is no plan, or written in another than the canonical form.
+    """
+    try:
+        plan = Plan.model_validate_json(raw)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
+        raise ProtocolError(f"The plan has a wrong or missing field: {where or 'weights'}.") from None
+    if plan.canonical() != raw:
+        raise ProtocolError("The plan is not written in its canonical form.")
+    return plan
+
+
+def privacy_plan(params: Params) -> PrivacyPlan | None:
+    """Calibrate the noise so that all rounds together spend the target; None without differential privacy."""
+    privacy = params.privacy
+    if not privacy.enabled:
+        return None
+    return PrivacyPlan(
+        target_epsilon=privacy.target_epsilon,
+        delta=privacy.delta,
+        clip_norm=privacy.clip_norm,
+        noise_multiplier=noise_multiplier_for(
+            target_epsilon=privacy.target_epsilon,
+            delta=privacy.delta,
+            sampling_rate=privacy.sampling_rate,
+            steps=params.federation.rounds * privacy.local_steps,
+        ),
+        sampling_rate=privacy.sampling_rate,
+        site_population=privacy.site_population,
+        expected_batch=privacy.sampling_rate * privacy.site_population,
+        local_steps=privacy.local_steps,
+        learning_rate=privacy.learning_rate,
+    )
+
+
+def draft_plan(params: Params, descriptions: Mapping[str, Description], *, privacy: PrivacyPlan | None) -> Plan:
+    """The plan of `params` for the sites that described themselves, still without a name of its run.
+
+    Raises:
+        ConfigError: a site answers under another name or was prepared with other classes or pixels.
+    """
+    for name, described in descriptions.items():
+        if (described.name, described.classes, described.pixels) != (
+            name,
+            params.ingest.classes,
+            params.preprocess.pixels,
+        ):
+            raise ConfigError(
+                f"Hospital {name} holds {described.pixels}-pixel images of {', '.join(described.classes)} as "
+                f"{described.name}, which is not what params.yaml says; run the preprocess stage again."
+            )
+    return Plan(
+        run=_UNNAMED,
+        hospitals={
+            name: Hospital(identity=described.identity.hex(), data=described.data)
+            for name, described in descriptions.items()
+        },
+        classes=params.ingest.classes,
+        pixels=params.preprocess.pixels,
+        synthetic=params.ingest.source == "phantom",
+        architecture=params.model.architecture,
+        model_seed=params.model.seed,
+        rounds=params.federation.rounds,
+        average=params.federation.average,
+        training=params.training,
+        secure_aggregation=params.secure_aggregation,
+        weights="images" if privacy is None else "equal",
+        privacy=privacy,
+    )

@@ -1,0 +1,72 @@
+"""The files of results/federation: rounds, privacy spent and not covered, and a copy of every hospital's ledger."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from primia.federation.coordinator import FederationResult
+from primia.files import write_csv, write_json, write_text
+
+COVERED = ("training of the model weights",)
+# Released without noise of their own, so far: a reviewer must know.
+UNCOVERED = (
+    "pooled mean and standard deviation of the images",
+    "pooled validation figures of every round",
+    "choice of the released round by those figures",
+    "choice of this run among others on the same patients, where there were others",
+)
+
+
+def write_results(folder: Path, result: FederationResult) -> None:
+    """Write rounds.csv, metrics.json, privacy.json and ledger/<hospital>.jsonl into `folder`."""
+    rows = [asdict(record) for record in result.records]
+    write_csv(folder / "rounds.csv", rows[0], (row.values() for row in rows))
+    best = next(record for record in result.records if record.round == result.model.round)
+    write_json(
+        folder / "metrics.json",
+        {
+            "best_round": best.round,
+            "validation_mcc": best.validation_mcc,
+            "validation_accuracy": best.validation_accuracy,
+            "rounds": len(rows),
+            "seconds": result.seconds,
+            "bytes_up_per_site_and_round": best.bytes_up_per_site,
+            "stopped": result.stopped,
+            "model_digest": result.model.digest(),
+            "plan_digest": result.plan.digest(),
+            "secure_aggregation": "masking" if result.plan.masked else "none",
+        },
+    )
+    write_json(folder / "privacy.json", _privacy(result))
+    for hospital, ledger in result.ledgers.items():
+        write_text(folder / "ledger" / f"{hospital}.jsonl", ledger.text)
+
+
+def _privacy(result: FederationResult) -> dict[str, Any]:
+    """What was spent per patient. A patient belongs to one hospital, so the largest ε over hospitals holds for all."""
+    plan = result.plan.privacy
+    said: dict[str, Any] = {
+        "enabled": plan is not None,
+        "unit": "patient",
+        "synthetic": result.plan.synthetic,
+        "accountant": "PRV",
+        "covers": list(COVERED) if plan is not None else [],
+        "uncovered": [*([] if plan is not None else COVERED), *UNCOVERED],
+    }
+    if plan is None:
+        return said
+    per_site = {
+        name: {"epsilon": ledger.epsilon, "steps": ledger.steps, "attempts": ledger.attempts}
+        for name, ledger in result.ledgers.items()
+    }
+    return said | {
+        "epsilon": max(ledger.epsilon for ledger in result.ledgers.values()),
+        "epsilon_all_runs": max(ledger.epsilon_all_runs for ledger in result.ledgers.values()),
+        "delta": plan.delta,
+        "target_epsilon": plan.target_epsilon,
+        "noise_multiplier": plan.noise_multiplier,
+        "clip_norm": plan.clip_norm,
+        "sampling_rate": plan.sampling_rate,
+        "steps": max(ledger.steps for ledger in result.ledgers.values()),
+        "per_site": per_site,
+    }

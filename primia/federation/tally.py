@@ -1,0 +1,132 @@
+"""What travels in the masked vectors of the three purposes, and how the sums are read.
+
+Real sums become integers on a public grid: moments in steps of 2^-12, losses in steps of 2^-8. Their rounding is far
+below the figures' own spread, and integers add up to the same bits in any order.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from primia.errors import FederationError
+from primia.federation.plan import Plan
+from primia.secagg.vector import Layout, Part, share_of_word
+
+_MOMENT_STEPS = 2**12
+_LOSS_STEPS = 2**8
+_LARGEST_LOSS = 32.0  # of one image; a network this wrong needs no finer figure
+_SMALLEST_STD = 1e-3
+
+Totals = Mapping[str, NDArray[np.int64]]
+
+
+def statistics_layout(plan: Plan) -> Layout:
+    """Count of training images, sum of their means, sum of their mean squares."""
+    share = share_of_word(len(plan.hospitals))
+    return Layout((Part("images", 1, share), Part("mean", 1, share), Part("square", 1, share)))
+
+
+def statistics_values(images: Tensor) -> dict[str, int]:
+    """One site's part of the statistics; `images` is (images, 1, pixels, pixels) in [0, 1]."""
+    pixels = images.to(torch.float64).flatten(1)
+    return {
+        "images": len(images),
+        "mean": round(float(pixels.mean(dim=1).sum()) * _MOMENT_STEPS),
+        "square": round(float(pixels.square().mean(dim=1).sum()) * _MOMENT_STEPS),
+    }
+
+
+@dataclass(frozen=True)
+class PooledStatistics:
+    """Mean and standard deviation of all sites' training pixels together, and the number of images."""
+
+    images: int
+    mean: float
+    std: float
+
+
+def pooled_statistics(totals: Totals) -> PooledStatistics:
+    """Read the unmasked statistics."""
+    images = int(totals["images"][0])
+    if images == 0:
+        raise FederationError("No hospital holds a training image; run the preprocess stage again.")
+    mean, square = (int(totals[name][0]) / _MOMENT_STEPS / images for name in ("mean", "square"))
+    std = math.sqrt(max(square - mean**2, _SMALLEST_STD**2))
+    return PooledStatistics(images=images, mean=float(np.float32(mean)), std=float(np.float32(std)))
+
+
+def train_layout(plan: Plan, *, parameters: int, total_weight: int) -> Layout:
+    """Weighted integer change of every weight, the weight, and the number of clipped entries.
+
+    Raises:
+        ConfigError: the sum could leave 32 bits.
+    """
+    plan.quantiser.check_headroom(total_weight)
+    return Layout(
+        (
+            Part("delta", parameters, total_weight * plan.quantiser.levels, signed=True),
+            Part("weight", 1, total_weight),
+            Part("clipped", 1, share_of_word(len(plan.hospitals))),
+        )
+    )
+
+
+def evaluate_layout(plan: Plan) -> Layout:
+    """Confusion counts in row order (actual, predicted), and the sum of losses."""
+    share = share_of_word(len(plan.hospitals))
+    return Layout((Part("confusion", len(plan.classes) ** 2, share), Part("loss", 1, share)))
+
+
+def evaluate_values(logits: Tensor, labels: Tensor) -> dict[str, NDArray[np.int64] | int]:
+    """One site's part of the validation; `logits` is (images, classes), `labels` (images,)."""
+    classes = logits.shape[1]
+    losses = torch.nn.functional.cross_entropy(logits.to(torch.float64), labels, reduction="none")
+    cells = labels * classes + logits.argmax(dim=1)
+    return {
+        "confusion": np.bincount(cells.numpy(), minlength=classes**2),
+        "loss": round(float(losses.clamp(max=_LARGEST_LOSS).sum()) * _LOSS_STEPS),
+    }
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Figures over the validation images of all sites together."""
+
+    mcc: float
+    accuracy: float
+    loss: float
+
+
+def validation(totals: Totals) -> Validation:
+    """Read the unmasked validation counts."""
+    counts = totals["confusion"]
+    classes = math.isqrt(len(counts))
+    confusion = counts.reshape(classes, classes)
+    images = int(confusion.sum())
+    if images == 0:
+        raise FederationError(
+            "No hospital holds a validation image; raise preprocess.validation_fraction and run that stage again."
+        )
+    return Validation(
+        mcc=mcc_of_confusion(confusion),
+        accuracy=int(np.trace(confusion)) / images,
+        loss=int(totals["loss"][0]) / _LOSS_STEPS / images,
+    )
+
+
+def mcc_of_confusion(confusion: NDArray[np.int64]) -> float:
+    """Multi-class Matthews correlation in [-1, 1] (Gorodkin 2004) of counts; 0 if only one class occurs or is said.
+
+    From counts, since no list of predictions leaves a site.
+    """
+    actual = [int(n) for n in confusion.sum(axis=1)]
+    predicted = [int(n) for n in confusion.sum(axis=0)]
+    total, right = sum(actual), int(np.trace(confusion))
+    covariance = right * total - sum(a * p for a, p in zip(actual, predicted, strict=True))
+    spread = (total**2 - sum(a * a for a in actual)) * (total**2 - sum(p * p for p in predicted))
+    return covariance / math.sqrt(spread) if spread else 0.0

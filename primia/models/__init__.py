@@ -1,0 +1,1 @@
+"""Networks, and the model that leaves a federation."""

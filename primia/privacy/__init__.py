@@ -1,0 +1,1 @@
+"""Noise, accounting, and the record of what was spent."""

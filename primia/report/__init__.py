@@ -1,0 +1,1 @@
+"""The model card and the report, made from the result files."""

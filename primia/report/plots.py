@@ -1,0 +1,172 @@
+"""The pictures of the report, one function each: what the files say, in one quiet, colour-blind safe style.
+
+Every function takes rows as `csv.DictReader` gives them (or a figure read from JSON) and writes one PNG.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Row = Mapping[str, str]
+
+# Okabe & Ito 2008, without the yellow that vanishes on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+INK, QUIET, LIMIT = "#333333", "#999999", "#B22222"
+_STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": QUIET,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "grid.color": "#E8E8E8",
+    "legend.frameon": False,
+    "savefig.dpi": 110,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+@contextmanager
+def _figure(path: Path, *, size: tuple[float, float]) -> Iterator[Any]:
+    """Give a styled figure, and write it to `path` without a date or a program name: equal rows, equal bytes."""
+    import matplotlib
+    from cycler import cycler
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}):
+        figure = Figure(figsize=size)  # no pyplot: no global state, and always the Agg canvas
+        yield figure
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Software": None})
+
+
+def _column(rows: Sequence[Row], name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([float(row[name]) for row in rows])
+
+
+def _distinct(rows: Sequence[Row], name: str) -> list[str]:
+    return list(dict.fromkeys(row[name] for row in rows))
+
+
+def draw_rounds(path: Path, rounds: Sequence[Row], *, best_round: int, target_epsilon: float | None) -> None:
+    """Validation MCC, and below it ε spent so far against its target (None: without differential privacy)."""
+    number, mcc = _column(rounds, "round"), _column(rounds, "validation_mcc")
+    with _figure(path, size=(6.4, 2.6 if target_epsilon is None else 4.4)) as figure:
+        axes = figure.subplots(1 if target_epsilon is None else 2, 1, sharex=True, squeeze=False)[:, 0]
+        axes[0].plot(number, mcc, marker="o", markersize=4)
+        best = number == best_round
+        axes[0].plot(number[best], mcc[best], "o", markersize=9, fillstyle="none", color=INK, label="released round")
+        axes[0].set(title="Validation MCC after each round", ylabel="MCC")
+        axes[0].legend(loc="lower right")
+        if target_epsilon is not None:
+            axes[1].plot(number, _column(rounds, "epsilon"), marker="o", markersize=4, color=COLOURS[1])
+            axes[1].axhline(target_epsilon, color=LIMIT, linestyle="--", label=f"budget ε = {target_epsilon:g}")
+            axes[1].set(title="Privacy spent per patient (largest over the hospitals)", ylabel="ε")
+            axes[1].set_ylim(0, None)
+            axes[1].legend(loc="lower right")
+        axes[-1].set_xlabel("round")
+        axes[-1].xaxis.get_major_locator().set_params(integer=True)
+
+
+def draw_roc(path: Path, curves: Sequence[Row]) -> None:
+    """ROC curve of each class against the rest, with its area."""
+    with _figure(path, size=(4.6, 4.4)) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=QUIET, linestyle=":", label="guessing")
+        for name in _distinct(curves, "class"):
+            points = [row for row in curves if row["class"] == name]
+            fpr, tpr = _column(points, "fpr"), _column(points, "tpr")
+            axes.plot(fpr, tpr, label=f"{name} (AUC {np.trapezoid(tpr, fpr):.3f})")
+        axes.set(title="ROC, one class against the rest", xlabel="false positive rate", ylabel="true positive rate")
+        axes.set_aspect("equal")
+        axes.legend(loc="lower right")
+
+
+def draw_confusion(path: Path, answers: Sequence[Row], *, classes: Sequence[str]) -> None:
+    """Counts of images by actual and predicted class; the shade is the share of the actual class."""
+    counts = np.zeros((len(classes), len(classes)), dtype=int)
+    for row in answers:
+        counts[classes.index(row["actual"]), classes.index(row["predicted"])] += 1
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 2.6 + 0.6 * len(classes)
+    with _figure(path, size=(side, side)) as figure:
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.grid(False)
+        for (actual, predicted), count in np.ndenumerate(counts):
+            share = shares[actual, predicted]
+            colour = "white" if share > 0.5 else INK
+            axes.text(predicted, actual, f"{count}\n{share:.0%}", ha="center", va="center", color=colour)
+        axes.set_xticks(range(len(classes)), classes, rotation=30 if len(classes) > 3 else 0)
+        axes.set_yticks(range(len(classes)), classes)
+        axes.set(title="Images by class", xlabel="predicted", ylabel="actual")
+
+
+def draw_calibration(path: Path, bins: Sequence[Row]) -> None:
+    """Accuracy against confidence, and how many images lie in each bin."""
+    confidence, count = _column(bins, "confidence"), _column(bins, "count")
+    with _figure(path, size=(4.6, 5.0)) as figure:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        above.plot([0, 1], [0, 1], color=QUIET, linestyle=":", label="perfectly calibrated")
+        above.plot(confidence, _column(bins, "accuracy"), marker="o", markersize=4, label="model")
+        above.set(title="Is the model right as often as it is sure?", ylabel="accuracy", ylim=(0, 1.02))
+        above.legend(loc="upper left")
+        below.bar(confidence, count, width=0.05, color=COLOURS[0])
+        below.set(xlabel="confidence in the predicted class", ylabel="images", xlim=(0, 1.02))
+
+
+def draw_epsilon(path: Path, per_site: Mapping[str, float], *, target_epsilon: float) -> None:
+    """ε spent at each hospital against the budget."""
+    with _figure(path, size=(6.4, 1.1 + 0.4 * len(per_site))) as figure:
+        axes = figure.subplots()
+        bars = axes.barh(list(per_site), list(per_site.values()), height=0.55)
+        axes.bar_label(bars, fmt="%.3f", label_type="center", color="white")
+        axes.axvline(target_epsilon, color=LIMIT, linestyle="--", label=f"budget {target_epsilon:g}")
+        axes.set(title="Privacy spent per patient at each hospital", xlabel="ε")
+        axes.set_xlim(0, 1.1 * max(target_epsilon, *per_site.values()))
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def draw_retrieval(path: Path, trials: Sequence[Row], *, chance: float) -> None:
+    """Success of gradient retrieval against the noise multiplier σ, with intervals and the bound that DP promises."""
+    rows = sorted(trials, key=lambda row: float(row["noise_multiplier"]))
+    rate, place = _column(rows, "rate"), np.arange(len(rows))
+    whiskers = [np.maximum(rate - _column(rows, "low"), 0), np.maximum(_column(rows, "high") - rate, 0)]
+    with _figure(path, size=(6.4, 3.4)) as figure:
+        axes = figure.subplots()
+        axes.hlines(_column(rows, "bound"), place - 0.3, place + 0.3, color=LIMIT, linewidth=2, label="bound by DP")
+        axes.errorbar(place, rate, yerr=whiskers, fmt="o", capsize=3, color=COLOURS[0], label="attack")
+        axes.axhline(chance, color=QUIET, linestyle=":", label="guessing")
+        axes.set_xticks(place, [f"{sigma:.3g}" for sigma in _column(rows, "noise_multiplier")])
+        axes.set(title="How often the attacker finds the patient in the gallery", xlabel="noise multiplier σ")
+        axes.set(ylabel="retrieval rate", ylim=(0, 1.05))
+        axes.legend(loc="upper right")
+
+
+def draw_logits(path: Path, logits: Sequence[Row]) -> None:
+    """Logits computed on ciphertexts against those in clear, and their difference, which is too small to see there."""
+    with _figure(path, size=(7.2, 3.4)) as figure:
+        left, right = figure.subplots(1, 2)
+        ends = [_column(logits, "plaintext").min(), _column(logits, "plaintext").max()]
+        left.plot(ends, ends, color=QUIET, linestyle=":")
+        for name in _distinct(logits, "class"):
+            rows = [row for row in logits if row["class"] == name]
+            clear, encrypted = _column(rows, "plaintext"), _column(rows, "encrypted")
+            left.plot(clear, encrypted, "o", markersize=4, alpha=0.8, label=name)
+            right.plot(clear, encrypted - clear, "o", markersize=4, alpha=0.8)
+        right.axhline(0, color=QUIET, linestyle=":")
+        right.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        left.set(title="Logits under encryption", xlabel="in clear", ylabel="encrypted")
+        right.set(title="Encryption noise", xlabel="in clear", ylabel="encrypted − in clear")
+        left.legend(loc="upper left")

@@ -1,0 +1,1 @@
+"""What a model version must show before a person may promote it."""

@@ -1,0 +1,120 @@
+"""A site's lasting Ed25519 identity, and the X25519 mask key it makes afresh for every session."""
+
+import hmac
+import stat
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from pydantic import BaseModel, ConfigDict, Field
+
+from primia.errors import FederationError, ProtocolError
+from primia.files import write_bytes
+from primia.secagg.session import Session, statement
+
+KEY_BYTES = 32
+SIGNATURE_BYTES = 64
+
+
+class Identity:
+    """The Ed25519 key pair by which the other sites know this one."""
+
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._private = private
+        self.public = private.public_key().public_bytes_raw()  # 32 bytes
+
+    def sign(self, content: bytes) -> bytes:
+        """Signature of `content`, 64 bytes."""
+        return self._private.sign(content)
+
+    def fingerprint(self, content: bytes) -> str:
+        """Keyed SHA-256 of `content`: stable at this site, and no test of a guess for anybody else."""
+        key = hmac.digest(self._private.private_bytes_raw(), b"primia fingerprint", "sha256")
+        return hmac.new(key, content, "sha256").hexdigest()
+
+
+def load_or_create_identity(path: Path) -> Identity:
+    """Read the identity at `path` (PEM, PKCS 8), or generate it there with mode 0600.
+
+    Raises:
+        FederationError: the file is open to others, or holds no Ed25519 key.
+    """
+    if not path.exists():
+        private = Ed25519PrivateKey.generate()
+        pem = private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        write_bytes(path, pem, mode=0o600)
+        return Identity(private)
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise FederationError(
+            f"{path} can be read by others; run chmod 600 on it, or delete it to make a new identity."
+        )
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except ValueError as error:
+        raise FederationError(f"{path} is not a private key; restore it, or delete it to make a new one.") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise FederationError(f"{path} is not an Ed25519 key; restore it, or delete it to make a new one.")
+    return Identity(key)
+
+
+def verify(public: bytes, signature: bytes, content: bytes) -> bool:
+    """Whether `signature` is that of `content` under the Ed25519 key `public`."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, content)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+class MaskKey:
+    """An X25519 pair (RFC 7748) that lives for one session."""
+
+    def __init__(self) -> None:
+        self._private = X25519PrivateKey.generate()
+        self.public = self._private.public_key().public_bytes_raw()  # 32 bytes
+
+    def agree(self, peer: bytes) -> bytes:
+        """The 32-byte secret shared with the owner of the public key `peer`.
+
+        Raises:
+            ProtocolError: `peer` is a point of small order, which would make the secret all zero and public.
+        """
+        try:
+            secret = self._private.exchange(X25519PublicKey.from_public_bytes(peer))
+        except ValueError as error:
+            raise ProtocolError("A mask key is a point of small order; its owner must advertise a new one.") from error
+        if hmac.compare_digest(secret, bytes(KEY_BYTES)):
+            raise ProtocolError("A mask key gives an all-zero secret; its owner must advertise a new one.")
+        return secret
+
+
+class SignedKey(BaseModel):
+    """A site's mask key for one session, signed with its identity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str = Field(min_length=1, max_length=32)
+    key: bytes = Field(min_length=KEY_BYTES, max_length=KEY_BYTES)
+    signature: bytes = Field(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)
+
+
+def sign_mask_key(identity: Identity, session: Session, *, name: str, key: bytes) -> SignedKey:
+    """Bind the mask key `key` to `name` and `session`."""
+    return SignedKey(name=name, key=key, signature=identity.sign(statement("mask-key", session, name, key)))
+
+
+def verify_mask_key(advert: SignedKey, session: Session, *, identity: bytes) -> None:
+    """Check that the owner of `identity` signed this key for this session.
+
+    Raises:
+        ProtocolError: somebody else's key, or one of another session.
+    """
+    if not verify(identity, advert.signature, statement("mask-key", session, advert.name, advert.key)):
+        raise ProtocolError(
+            f"The mask key of {advert.name} for {session} is not signed by its pinned identity; "
+            "it was swapped on the way, or the hospital has a new identity that must be pinned first."
+        )

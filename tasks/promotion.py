@@ -1,0 +1,57 @@
+"""Promotion: the decision of a person, with a name and a reason, after the gates were checked once more."""
+
+import tempfile
+import time
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from primia.config import Params
+from primia.errors import GateError
+from tasks.registry import CHAMPION, MARKS_TAG, PROFILE_TAG, files_digest, gates_of
+from tasks.tracking import FILES, FILES_TAG, open_store
+
+APPROVED_BY, APPROVED_REASON, APPROVED_AT = "approved.by", "approved.reason", "approved.at"
+APPROVED_DIGEST = "approved.files_digest"
+
+
+# Never retried: a decision is taken once.
+@task(cache_policy=NO_CACHE, retries=0)
+def promote_version(params: Params, *, version: int, name: str, reason: str) -> None:
+    """Move champion to a version whose own files pass the gates of its profile.
+
+    Raises:
+        GateError: no name or reason, no such version, changed files, or a gate that does not hold.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if not name.strip() or not reason.strip():
+        raise GateError("A promotion needs the name of a person and a reason; give --name and --reason.")
+    client, model = open_store(), params.registry.name
+    try:
+        found = client.get_model_version(model, str(version))
+    except MlflowException as error:
+        raise GateError(f"{model} has no version {version}; the registry shows those there are.") from error
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(client.download_artifacts(found.run_id, FILES, folder))
+        if files_digest(root) != found.tags.get(FILES_TAG):
+            raise GateError(
+                f"The files of version {version} are not those that were registered; "
+                "find out who changed them, and register the model anew."
+            )
+        profile = found.tags[PROFILE_TAG]
+        missed = [result.reason for result in gates_of(root, profile) if not result.passed]
+    if missed:
+        raise GateError(f"Version {version} of {model} does not pass its gates: {'; '.join(missed)}.")
+    approved = {
+        APPROVED_BY: name.strip(),
+        APPROVED_DIGEST: found.tags[FILES_TAG],
+        APPROVED_REASON: reason.strip(),
+        APPROVED_AT: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    for key, value in approved.items():
+        client.set_model_version_tag(model, str(version), key, value)
+    client.set_registered_model_alias(model, CHAMPION, str(version))
+    marks = f" It is marked: {found.tags[MARKS_TAG]}." if MARKS_TAG in found.tags else ""
+    print(f"Version {version} of {model} is the champion (profile {profile}), approved by {name.strip()}.{marks}")

@@ -1,0 +1,49 @@
+"""Taking up a profile: writes its values, and the user's folder, into params.yaml with the comments kept."""
+
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from primia.config import parse_params
+from primia.errors import ConfigError
+from primia.files import write_text
+
+PROFILES = Path("profiles")
+PARAMS = Path("params.yaml")
+
+
+def use_profile(profile: str | None, folder: str | None) -> None:
+    """Overlay profiles/<profile>.yaml and the data folder on params.yaml; without either nothing changes.
+
+    Raises:
+        ConfigError: there is no such profile, or the result would not be valid; params.yaml is then untouched.
+    """
+    if profile is None and folder is None:
+        return
+    yaml = YAML()
+    yaml.width = 120
+    params = yaml.load(PARAMS.read_text())
+    if profile is not None:
+        path = PROFILES / f"{profile}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(found.stem for found in PROFILES.glob("*.yaml")))
+            raise ConfigError(f"There is no profile {profile}; choose one of {known}, or write {path}.")
+        _overlay(params, yaml.load(path.read_text()))
+    if folder is not None:
+        params["ingest"]["folder"] = folder
+    changed = StringIO()
+    yaml.dump(params, changed)
+    parse_params(YAML(typ="safe").load(changed.getvalue()), where=f"params.yaml with profile {profile or '(none)'}")
+    write_text(PARAMS, changed.getvalue())
+    print(f"params.yaml now holds profile {profile or '(as it was)'}; git checkout params.yaml takes it back.")
+
+
+def _overlay(base: Any, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping):
+            _overlay(base[key], value)
+        else:
+            base[key] = value

@@ -1,0 +1,81 @@
+"""What a person wants to know when the pipeline has ended: a short table, and what to type next."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from primia.files import read_json
+from tasks.environment import checkout
+from tasks.paths import ATTACK, ENCRYPTION, EVALUATION, FEDERATION, REPORT
+from tasks.registry import CHALLENGER, CHAMPION, MARKS_TAG, registered_version
+from tasks.stage import parameters
+
+
+def print_summary() -> None:
+    """Print utility, privacy, attack, encryption, version and report, each from its file."""
+    from rich.console import Console
+    from rich.table import Table
+
+    params = parameters()
+    table = Table(title="primia", title_style="bold", show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, text in _rows().items():
+        table.add_row(name, text)
+    version = registered_version(params)
+    if version is not None:
+        held = [alias for alias in (CHAMPION, CHALLENGER) if alias in version.aliases]
+        standing = f", {held[0]}" if held else ", no challenger: see its gate tags"
+        marks = version.tags.get(MARKS_TAG)
+        table.add_row(
+            "model", f"{params.registry.name} version {version.version}{standing}{f' ({marks})' if marks else ''}"
+        )
+    table.add_row("report", str(checkout() / REPORT / "report.html"))
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print()
+    console.print(table, soft_wrap=True)
+    number = version.version if version is not None else "N"
+    console.print(
+        "\nNext:\n"
+        "  make up                                              Prefect and MLflow in the browser (make down)\n"
+        "  source .venv/bin/activate && dvc metrics show        every figure; dvc exp run -S federation.rounds=5\n"
+        f'  python -m flows.promote --version {number} --name "..." --reason "..."   after your review\n'
+        "  python -m flows.serve                                the approved champion, on encrypted images",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _rows() -> dict[str, str]:
+    utility = read_json(EVALUATION / "metrics.json")
+    privacy = read_json(FEDERATION / "privacy.json")
+    attack = read_json(ATTACK / "metrics.json")
+    encryption = read_json(ENCRYPTION / "metrics.json")
+    return {
+        "utility": f"MCC {_interval(utility['mcc'])}, AUC {_interval(utility['auc'])}, "
+        f"{utility['patients']} test patients",
+        "privacy": _privacy(privacy),
+        "attack": f"{attack['verdict']}: {_percent(attack['retrieval_rate'])} of updates traced to their patient "
+        f"({_percent(attack['retrieval_low'])} to {_percent(attack['retrieval_high'])}), {_bound(attack)}",
+        "encryption": f"{encryption['agreement']:.0%} agreement with the plaintext network on {encryption['images']} "
+        f"images, {encryption['latency_s']:.2f} s an image",
+    }
+
+
+def _interval(metric: Mapping[str, Any]) -> str:
+    return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
+
+
+def _privacy(privacy: Mapping[str, Any]) -> str:
+    if not privacy["enabled"]:
+        return "none: differential privacy is off (privacy.enabled)"
+    before = privacy["epsilon_all_runs"] > privacy["epsilon"]
+    earlier = f"; with all earlier runs on these patients {privacy['epsilon_all_runs']:.2f}" if before else ""
+    return f"ε = {privacy['epsilon']:.2f}, δ = {privacy['delta']:g} per {privacy['unit']} (this training{earlier})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _bound(attack: Mapping[str, Any]) -> str:
+    bound = attack.get("retrieval_bound")
+    return "nothing limits it" if bound is None else f"the lower end may reach {_percent(bound)}"

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from primia.errors import FederationError
+from primia.federation.checkpoint import Progress, RoundRecord, open_run
+from primia.federation.messages import Description
+from primia.federation.plan import draft_plan
+from primia.federation.tally import PooledStatistics
+
+RECORD = RoundRecord(
+    round=1,
+    validation_mcc=0.5,
+    validation_accuracy=0.6,
+    validation_loss=1.1,
+    epsilon=0.0,
+    clipped_fraction=0.01,
+    seconds=1.5,
+    bytes_up_per_site=100,
+    participants=3,
+)
+
+
+def progress():
+    random = np.random.default_rng(1)
+    return Progress(
+        statistics=PooledStatistics(images=30, mean=0.1, std=0.2),
+        head=random.normal(size=5).astype(np.float32),
+        average=random.normal(size=5),
+        best=random.normal(size=5).astype(np.float32),
+        best_round=1,
+        trained=2,
+        clipped=0.25,
+        spent_s=3.5,
+        spent_bytes=7,
+        records=(RECORD,),
+    )
+
+
+@pytest.fixture
+def draft(params_with):
+    params = params_with()
+
+    def make(data="0" * 64, **changes):
+        described = {
+            name: Description(name=name, identity=bytes(32), data=data, classes=params.ingest.classes, pixels=16)
+            for name in params.preprocess.hospitals
+        }
+        return draft_plan(params_with(**changes), described, privacy=None)
+
+    return make
+
+
+def test_progress_comes_back_to_the_bit(tmp_path, draft):
+    _, folder = open_run(tmp_path, draft())
+    assert folder.load() is None
+    folder.save(progress())
+    loaded, expected = folder.load(), progress()
+    for name in ("head", "average", "best"):
+        assert getattr(loaded, name).dtype == getattr(expected, name).dtype
+        assert getattr(loaded, name).tobytes() == getattr(expected, name).tobytes()
+    for name in ("statistics", "best_round", "trained", "clipped", "spent_s", "spent_bytes", "records"):
+        assert getattr(loaded, name) == getattr(expected, name)
+
+
+def test_a_damaged_checkpoint_says_how_to_start_anew(tmp_path, draft):
+    _, folder = open_run(tmp_path, draft())
+    folder.save(progress())
+    path = tmp_path / folder.run / "progress.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(FederationError, match="start the federation anew"):
+        folder.load()
+
+
+def test_an_attempt_is_never_given_out_twice(tmp_path, draft):
+    plan, folder = open_run(tmp_path, draft())
+    given = [folder.next_session("train", 1) for _ in range(2)]
+    _, reopened = open_run(tmp_path, draft())
+    given += [
+        reopened.next_session("train", 1),
+        reopened.next_session("evaluate", 1),
+        reopened.next_session("train", 2),
+    ]
+    assert [(s.purpose, s.round, s.attempt) for s in given] == [
+        ("train", 1, 1),
+        ("train", 1, 2),
+        ("train", 1, 3),
+        ("evaluate", 1, 1),
+        ("train", 2, 1),
+    ]
+    assert {s.run for s in given} == {plan.run}
+
+
+def test_an_unfinished_run_goes_on_and_a_finished_one_does_not(tmp_path, draft):
+    first, folder = open_run(tmp_path, draft())
+    assert open_run(tmp_path, draft())[0] == first
+    folder.save(progress())
+    folder.finish((RECORD,))
+    second, _ = open_run(tmp_path, draft())
+    assert second.run != first.run
+    assert second.fingerprint() == first.fingerprint()
+    assert not (tmp_path / first.run / "progress.safetensors").exists()
+
+
+def test_other_parameters_or_other_images_are_another_run(tmp_path, draft):
+    runs = {
+        open_run(tmp_path, plan)[0].run
+        for plan in (draft(), draft(training__seed=2), draft(federation__rounds=4), draft(data="1" * 64))
+    }
+    assert len(runs) == 4
+    assert open_run(tmp_path, draft(federation__deadline_s=5.0))[0].run in runs  # no part of the result

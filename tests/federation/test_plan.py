@@ -1,0 +1,92 @@
+import json
+
+import pytest
+
+from primia.errors import ConfigError, ProtocolError
+from primia.federation.messages import Description
+from primia.federation.plan import PrivacyPlan, draft_plan, privacy_plan, read_plan
+from primia.privacy.accounting import Release, epsilon_of
+
+
+def described(params, **changes):
+    fields = {"identity": bytes(32), "data": "0" * 64, "classes": params.ingest.classes, "pixels": 16, **changes}
+    return {name: Description(**{"name": name, **fields}) for name in params.preprocess.hospitals}
+
+
+@pytest.fixture
+def plan(params_with):
+    return draft_plan(params_with(), described(params_with()), privacy=None)
+
+
+def test_a_plan_survives_the_wire(plan):
+    assert read_plan(plan.canonical()) == plan
+    assert read_plan(plan.canonical()).digest() == plan.digest()
+
+
+def test_every_field_changes_the_digest(plan, params_with):
+    changes = {
+        "run": "another-run",
+        "rounds": 9,
+        "average": 0.5,
+        "synthetic": False,
+        "architecture": "scattering",
+        "model_seed": 2,
+        "pixels": 32,
+        "classes": ("a", "b"),
+        "training": params_with(training__seed=9).training,
+        "secure_aggregation": params_with(secure_aggregation__bits=19).secure_aggregation,
+        "hospitals": dict(list(plan.hospitals.items())[:2]),
+    }
+    digests = {plan.model_copy(update={field: value}).digest() for field, value in changes.items()}
+    assert len(digests | {plan.digest()}) == len(changes) + 1
+
+
+def test_only_the_name_of_the_run_leaves_the_fingerprint_alone(plan):
+    assert plan.model_copy(update={"run": "another-run"}).fingerprint() == plan.fingerprint()
+    assert plan.model_copy(update={"rounds": 9}).fingerprint() != plan.fingerprint()
+
+
+def test_a_plan_in_another_form_is_refused(plan):
+    fields = json.loads(plan.canonical())
+    with pytest.raises(ProtocolError, match="canonical"):
+        read_plan(json.dumps(fields).encode())
+    for change in ({"code": "x"}, {"rounds": 0}, {"rounds": "3"}, {"weights": "equal"}, {"run": "../x"}):
+        with pytest.raises(ProtocolError):
+            read_plan(json.dumps({**fields, **change}, sort_keys=True, separators=(",", ":")).encode())
+    with pytest.raises(ProtocolError):
+        read_plan(b"{")
+
+
+@pytest.mark.parametrize("change", [{"pixels": 32}, {"classes": ("normal", "viral", "bacterial")}, {"name": "east"}])
+def test_a_site_prepared_otherwise_is_named(params_with, change):
+    params = params_with()
+    with pytest.raises(ConfigError, match="run the preprocess stage again"):
+        draft_plan(params, described(params, **change), privacy=None)
+
+
+def test_private_weights_are_equal_and_public(params_with):
+    params = params_with(privacy__enabled=True)
+    privacy = PrivacyPlan(
+        target_epsilon=8.0,
+        delta=1e-3,
+        clip_norm=1.0,
+        noise_multiplier=1.0,
+        sampling_rate=0.25,
+        site_population=20,
+        expected_batch=5.0,
+        local_steps=1,
+        learning_rate=1.0,
+    )
+    plan = draft_plan(params, described(params), privacy=privacy)
+    assert plan.weights == "equal"
+    assert read_plan(plan.canonical()) == plan
+
+
+def test_the_noise_is_calibrated_to_all_steps_of_all_rounds(params_with):
+    privacy = privacy_plan(params_with(privacy__enabled=True, federation__rounds=5, privacy__local_steps=2))
+    spent = epsilon_of(
+        [Release(sampling_rate=0.25, noise_multiplier=privacy.noise_multiplier, steps=2)] * 5, delta=1e-3
+    )
+    assert 0.98 * 8.0 <= spent <= 8.0 + 1e-3
+    assert privacy.expected_batch == 5.0
+    assert privacy_plan(params_with()) is None

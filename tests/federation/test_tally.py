@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import matthews_corrcoef
+
+from primia.errors import FederationError
+from primia.federation.tally import (
+    evaluate_values,
+    mcc_of_confusion,
+    pooled_statistics,
+    statistics_values,
+    validation,
+)
+
+
+def totals(*parts):
+    return {key: sum(np.atleast_1d(np.asarray(p[key], dtype=np.int64)) for p in parts) for key in parts[0]}
+
+
+def test_pooled_statistics_are_those_of_all_images_together():
+    random = torch.Generator().manual_seed(1)
+    sites = [torch.rand(n, 1, 8, 8, generator=random) ** power for n, power in ((3, 1), (50, 2), (20, 4))]
+    together = torch.cat(sites).double()
+    pooled = pooled_statistics(totals(*[statistics_values(images.half()) for images in sites]))
+    assert pooled.images == 73
+    assert pooled.mean == pytest.approx(float(together.mean()), abs=2e-4)
+    assert pooled.std == pytest.approx(float(together.std(correction=0)), abs=2e-4)
+
+
+def test_blank_images_keep_a_positive_deviation():
+    assert pooled_statistics(totals(statistics_values(torch.zeros(4, 1, 8, 8)))).std == pytest.approx(1e-3)
+
+
+def test_no_image_at_all_is_an_error():
+    with pytest.raises(FederationError, match="No hospital holds a training image"):
+        pooled_statistics(totals(statistics_values(torch.zeros(0, 1, 8, 8))))
+
+
+def test_validation_counts_add_up_over_sites():
+    random = torch.Generator().manual_seed(1)
+    logits, labels = torch.randn(40, 3, generator=random), torch.randint(0, 3, (40,), generator=random)
+    parts = [evaluate_values(logits[part], labels[part]) for part in (slice(0, 7), slice(7, 30), slice(30, 40))]
+    pooled = validation(totals(*parts))
+    assert pooled.accuracy == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+    assert pooled.mcc == pytest.approx(matthews_corrcoef(labels, logits.argmax(1)))
+    assert pooled.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), abs=1e-3)
+    assert parts[0]["confusion"].reshape(3, 3).sum(axis=1).tolist() == np.bincount(labels[:7], minlength=3).tolist()
+
+
+def test_a_hopeless_loss_is_bounded():
+    values = evaluate_values(torch.tensor([[1e6, 0.0]]), torch.tensor([1]))
+    assert values["loss"] == 32 * 256
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
+@settings(deadline=None)
+def test_mcc_of_counts_agrees_with_scikit_learn(pairs):
+    actual, predicted = zip(*pairs, strict=True)
+    confusion = np.zeros((4, 4), dtype=np.int64)
+    np.add.at(confusion, (actual, predicted), 1)
+    expected = 0.0 if len(set(actual)) == 1 or len(set(predicted)) == 1 else matthews_corrcoef(actual, predicted)
+    assert mcc_of_confusion(confusion) == pytest.approx(expected)
+
+
+def test_mcc_of_counts_is_exact_for_many_images():
+    confusion = np.array([[10**6, 0], [0, 10**6]])
+    assert mcc_of_confusion(confusion) == 1.0

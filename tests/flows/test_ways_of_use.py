@@ -1,0 +1,196 @@
+"""The three ways of use on a small checkout: dvc repro, a deployment run, and review in the registry."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from tiny_checkout import Checkout, free_port
+
+pytestmark = pytest.mark.system
+
+
+def site_processes(checkout: Checkout) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = process.info["cmdline"] or []
+        if process.info["cwd"] == str(checkout.folder) and any(
+            word.startswith(("primia.federation", "flows.")) or word == "dvc" for word in words
+        ):
+            found.append(process)
+    return found
+
+
+def wait_until(condition, seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds:.0f} s"
+        time.sleep(0.5)
+
+
+def test_a_repro_writes_every_result_and_one_run_with_a_live_curve(reproduced: Checkout) -> None:
+    for name in ("federation", "evaluation", "attack", "encryption"):
+        assert json.loads((reproduced.folder / "results" / name / "metrics.json").read_text())
+    assert "not a medical device" in (reproduced.folder / "results/report/model_card.md").read_text().lower()
+    runs = reproduced.runs()
+    assert len(runs) == 1
+    assert runs[0].info.status == "FINISHED"
+    curve = reproduced.store().get_metric_history(runs[0].info.run_id, "round.validation_mcc")
+    assert [point.step for point in curve] == [1, 2, 3]
+    assert runs[0].data.params["federation.rounds"] == "3"
+
+
+def test_the_second_repro_has_nothing_to_do(reproduced: Checkout) -> None:
+    answer = reproduced.run("dvc", "repro")
+    assert "up to date" in answer.stdout + answer.stderr
+    assert len(reproduced.runs()) == 1
+
+
+def test_metrics_plots_and_remote_work(reproduced: Checkout) -> None:
+    shown = json.loads(reproduced.run("dvc", "metrics", "show", "--json").stdout)
+    assert "results/evaluation/metrics.json" in str(shown)
+    assert reproduced.run("dvc", "plots", "show", "--json").returncode == 0
+    pushed = reproduced.run("dvc", "push")
+    assert pushed.returncode == 0, pushed.stderr
+    assert any((reproduced.folder / ".state" / "dvc-remote").rglob("*"))
+
+
+def test_the_same_files_give_one_version_and_gates_decide_the_alias(reproduced: Checkout) -> None:
+    gates = reproduced.folder / "mlflow" / "gates.yaml"
+    policy = gates.read_text()
+    gates.write_text(policy.replace("min: 0.3", "min: 1.5"))
+    answer = reproduced.run("flows.register")
+    assert answer.returncode == 0, answer.stderr
+    assert "is no challenger" in answer.stdout
+    refused = reproduced.run("flows.promote", "--version", "1", "--name", "A. Reviewer", "--reason", "try")
+    assert refused.returncode == 1
+    assert "does not pass its gates" in refused.stderr
+    # Three rounds on 150 phantoms teach little: this policy asks for less, so that the rest can be tried.
+    lenient = policy.replace("min: 0.3", "min: -1.0").replace("equals: PASS", "in: [PASS, INCONCLUSIVE]")
+    gates.write_text(lenient)
+    again = reproduced.run("flows.register")
+    assert "is the challenger" in again.stdout, again.stdout + again.stderr
+    # Another profile is another version: what was registered for demonstration is never judged as clinical.
+    before = (reproduced.folder / "params.yaml").read_text()
+    reproduced.set_params({"registry": {"profile": "clinical"}})
+    stale = reproduced.run("flows.register")
+    (reproduced.folder / "params.yaml").write_text(before)
+    assert stale.returncode == 1
+    assert "not those of the present code, data and parameters" in stale.stderr
+    versions = reproduced.store().search_model_versions("name = 'primia-chest'")
+    assert [version.version for version in versions] == [1]
+    assert versions[0].tags["primia.marks"] == "unfit for patients"
+    assert reproduced.store().get_model_version_by_alias("primia-chest", "challenger").version == 1
+
+
+def test_the_registered_model_loads_and_answers(reproduced: Checkout) -> None:
+    code = (
+        "import mlflow, numpy as np\n"
+        "model = mlflow.pyfunc.load_model('models:/primia-chest/1')\n"
+        "answer = model.predict(np.full((2, 1, 32, 32), 0.5, dtype=np.float32))\n"
+        "assert answer.shape == (2, 3) and np.allclose(answer.sum(axis=1), 1, atol=1e-5)\n"
+    )
+    store = f"sqlite:///{reproduced.folder / '.state' / 'mlflow' / 'mlflow.db'}"
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=reproduced.folder,
+        env=reproduced.environment(MLFLOW_TRACKING_URI=store),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_only_a_person_with_a_reason_makes_a_champion_and_only_that_is_served(reproduced: Checkout) -> None:
+    nobody = reproduced.run("flows.promote", "--version", "1", "--name", " ", "--reason", "because")
+    assert nobody.returncode == 1
+    assert "needs the name of a person" in nobody.stderr
+    # Moving the alias by hand is no approval.
+    reproduced.store().set_registered_model_alias("primia-chest", "champion", "1")
+    unapproved = reproduced.run("flows.serve")
+    assert unapproved.returncode == 1
+    assert "nobody approved it" in unapproved.stderr
+    reproduced.store().delete_registered_model_alias("primia-chest", "champion")
+    done = reproduced.run("flows.promote", "--version", "1", "--name", "A. Reviewer", "--reason", "a test")
+    assert done.returncode == 0, done.stderr
+    champion = reproduced.store().get_model_version_by_alias("primia-chest", "champion")
+    assert champion.tags["approved.by"] == "A. Reviewer"
+
+
+def test_a_clinician_gets_probabilities_for_an_encrypted_image(reproduced: Checkout) -> None:
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "flows.serve", "--port", str(port)],
+        cwd=reproduced.folder,
+        env=reproduced.environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        said = [server.stdout.readline(), server.stdout.readline()]
+        assert "unfit for patients" in said[0]
+        assert "Serving model" in said[1]
+        import httpx
+
+        def ready() -> bool:
+            try:
+                return httpx.get(f"{address}/healthz", timeout=2).is_success
+            except httpx.HTTPError:
+                return False
+
+        wait_until(ready, 60, "the server's first answer")
+        made = reproduced.run("primia.cli", "keygen", "--server", address)
+        assert made.returncode == 0, made.stderr
+        image = next((reproduced.folder / "data" / "raw" / "images").rglob("*.png"))
+        answer = reproduced.run("primia.cli", "diagnose", str(image), "--server", address, "--explain")
+        assert answer.returncode == 0, answer.stderr
+        rows = dict(line.split() for line in answer.stdout.splitlines())
+        assert set(rows) == {"normal", "bacterial", "viral"}
+        assert sum(float(share.rstrip("%")) for share in rows.values()) == pytest.approx(100, abs=0.3)
+        assert "not a medical device" in answer.stderr
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=30)
+
+
+def test_a_deployment_run_finishes_and_finds_nothing_to_do(reproduced: Checkout) -> None:
+    answer = reproduced.run("prefect", "deployment", "run", "pipeline/local", "--watch", timeout=240)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "Completed" in answer.stdout
+
+
+def test_a_cancelled_deployment_run_ends_dvc_stage_and_sites_and_an_experiment_runs_next(
+    reproduced: Checkout,
+) -> None:
+    before = reproduced.params()
+    reproduced.set_params({"federation": {"rounds": 2000}, "privacy": {"target_epsilon": 100.0}})
+    started = reproduced.run("prefect", "deployment", "run", "pipeline/local")
+    assert started.returncode == 0, started.stderr
+    run_id = next(word for line in started.stdout.splitlines() if "UUID" in line for word in line.split()[-1:])
+    sites = lambda: [p for p in site_processes(reproduced) if "primia.federation.site_process" in p.cmdline()]  # noqa: E731
+    wait_until(lambda: len(sites()) == 3, 120, "the start of three site processes")
+    busy = reproduced.run("flows.pipeline")
+    assert busy.returncode == 1
+    assert "The workspace is busy" in busy.stderr
+    cancelled = reproduced.run("prefect", "flow-run", "cancel", run_id)
+    assert cancelled.returncode == 0, cancelled.stdout + cancelled.stderr
+    wait_until(lambda: not site_processes(reproduced), 60, "the end of DVC, stage and sites")
+    import httpx
+
+    api = f"http://127.0.0.1:{reproduced.ports[0]}/api"
+    state = lambda: httpx.get(f"{api}/flow_runs/{run_id}").json()["state"]["type"]  # noqa: E731
+    wait_until(lambda: state() == "CANCELLED", 60, "the state Cancelled")
+    reproduced.set_params(before)
+    known = len(reproduced.runs())
+    experiment = reproduced.run("dvc", "exp", "run", "-S", "evaluation.bootstrap=200", timeout=400)
+    assert experiment.returncode == 0, experiment.stderr + experiment.stdout
+    runs = reproduced.runs()
+    assert len(runs) == known + 1
+    assert runs[0].data.params["evaluation.bootstrap"] == "200"
+    assert runs[0].info.status == "FINISHED"

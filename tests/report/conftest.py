@@ -1,0 +1,221 @@
+"""Result files of one imagined version, made of seeded random numbers by the project's own writers where there are."""
+
+import csv
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from primia.evaluation import metrics
+from primia.evaluation.bootstrap import bootstrap_intervals
+from primia.evaluation.evaluate import EvaluationResult
+from primia.files import write_json
+from primia.report.build import build_report
+
+ROOT = Path(__file__).parents[2]
+CLASSES = ("normal", "bacterial", "viral")
+DIGEST = hashlib.sha256(b"model").hexdigest()
+
+
+def write_rows(path, header, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def write_data(root):
+    write_json(
+        root / "data/raw/source.json",
+        {
+            "source": "phantom (seed 1)",
+            "classes": CLASSES,
+            "synthetic": True,
+            "images": 2250,
+            "patients": 900,
+            "dropped_for_overlap": 3,
+            "quarantined": 2,
+            "duplicates": 0,
+            "fingerprint": hashlib.sha256(b"images").hexdigest(),
+        },
+    )
+
+
+def write_federation(results):
+    rounds = np.arange(1, 11)
+    mcc = 0.75 - 0.7 * np.exp(-rounds / 3) + np.random.default_rng(1).normal(0, 0.015, 10)
+    write_rows(
+        results / "federation/rounds.csv",
+        ["round", "validation_mcc", "validation_accuracy", "validation_loss", "epsilon", "participants"],
+        [(n, m, 0.7 + m / 4, 1 - m, 7.95 * (n / 10) ** 0.6, 3) for n, m in zip(rounds, mcc, strict=True)],
+    )
+    write_json(
+        results / "federation/metrics.json",
+        {"best_round": 9, "validation_mcc": float(mcc[8]), "rounds": 10, "seconds": 41.2},
+    )
+    write_json(
+        results / "federation/privacy.json",
+        {
+            "enabled": True,
+            "unit": "patient",
+            "epsilon": 7.951,
+            "epsilon_all_runs": 7.951,
+            "delta": 1e-4,
+            "target_epsilon": 8.0,
+            "noise_multiplier": 1.4142,
+            "clip_norm": 1.0,
+            "sampling_rate": 0.25,
+            "steps": 20,
+            "accountant": "PRV",
+            "per_site": {
+                "north": {"epsilon": 7.951, "steps": 20, "attempts": 20},
+                "river": {"epsilon": 7.951, "steps": 20, "attempts": 20},
+                "hill": {"epsilon": 7.58, "steps": 18, "attempts": 19},
+            },
+            "covers": ["the training patients of each hospital, for everyone who sees the released model"],
+            "uncovered": ["validation patients, whose figures choose the released round"],
+            "synthetic": True,
+        },
+    )
+
+
+def write_evaluation(results):
+    generator = np.random.default_rng(2)
+    labels = generator.permutation(np.repeat(np.arange(3), (160, 170, 120)))
+    logits = generator.normal(size=(450, 3)) + np.array([2.2, 1.4, 1.6])[labels, None] * np.eye(3)[labels]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    patients = np.arange(450) * 2 // 5
+    ends = bootstrap_intervals(probabilities, labels, patients, resamples=200, seed=1)
+    figures = {
+        name: {"value": value, "low": float(ends[name][0]), "high": float(ends[name][1])}
+        for name, value in {
+            "mcc": metrics.mcc(probabilities, labels),
+            "accuracy": metrics.accuracy(probabilities, labels),
+            "auc": metrics.auc(probabilities, labels, classes=CLASSES),
+            "brier": metrics.brier(probabilities, labels),
+            "calibration_error": metrics.calibration_error(probabilities, labels),
+        }.items()
+    }
+    recall = metrics.recall(probabilities, labels, classes=CLASSES)
+    figures["recall"] = {
+        name: {"value": float(recall[c]), "low": float(ends["recall"][0][c]), "high": float(ends["recall"][1][c])}
+        for c, name in enumerate(CLASSES)
+    }
+    figures |= {
+        "images": 450,
+        "patients": 180,
+        "classes": list(CLASSES),
+        "images_per_class": {"normal": 160, "bacterial": 170, "viral": 120},
+        "majority_accuracy": metrics.majority_accuracy(labels),
+        "bootstrap": 200,
+        "model_digest": DIGEST,
+    }
+    EvaluationResult(
+        figures=figures,
+        probabilities=probabilities,
+        labels=labels,
+        classes=CLASSES,
+        patients=patients,
+    ).write(results / "evaluation")
+
+
+def trials(rate):
+    return {
+        "trials": 200,
+        "successes": round(200 * rate),
+        "rate": rate,
+        "low": rate / 2,
+        "high": rate + 0.03,
+        "chance": 1 / 64,
+    }
+
+
+def write_attack(results):
+    attack = {
+        "name": "gradient_retrieval",
+        "tier": "worst case",
+        "verdict": "PASS",
+        "reason": "3.5 % of 200 trials stay within the bound of 8.1 %; undefended, the attacker finds all.",
+        **trials(0.035),
+        "bound": 0.081,
+        "controls": {"positive": trials(1.0), "negative": trials(0.015)},
+        "seconds": 6.1,
+        "model_digest": DIGEST,
+        "model_round": 9,
+        "settings": {"gallery": 64},
+    }
+    write_json(
+        results / "attack/attack.json",
+        {
+            "schema_version": 1,
+            "attacks": [attack, attack | {"model_round": 0}],
+            "verdict": "PASS",
+            "model_digest": DIGEST,
+        },
+    )
+    write_rows(
+        results / "attack/retrieval.csv",
+        ["noise_multiplier", "rate", "low", "high", "bound"],
+        [
+            (2.0, 0.03, 0.01, 0.06, 0.05),
+            (0.25, 0.9, 0.85, 0.94, 0.97),
+            (0.5, 0.3, 0.24, 0.37, 0.44),
+            (1.0, 0.08, 0.05, 0.13, 0.124),
+        ],
+    )
+
+
+def write_encryption(results):
+    generator = np.random.default_rng(3)
+    clear = generator.normal(size=(16, 3)) * 3
+    write_rows(
+        results / "encryption/logits.csv",
+        ["image", "class", "plaintext", "encrypted"],
+        [
+            (f"i{i}", name, x, x + generator.normal() * 2e-5)
+            for i, row in enumerate(clear)
+            for name, x in zip(CLASSES, row, strict=True)
+        ],
+    )
+    write_json(
+        results / "encryption/metrics.json",
+        {
+            "agreement": 1.0,
+            "logit_error": 6.3e-5,
+            "latency_s": 0.38,
+            "images": 16,
+            "upload_bytes": 262_144,
+            "reply_bytes": 90_112,
+            "keys_bytes": 35_000_000,
+            "student_mcc": 0.55,
+            "student_teacher_agreement": 0.87,
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def written_release(tmp_path_factory):
+    root = tmp_path_factory.mktemp("release")
+    shutil.copy(ROOT / "params.yaml", root)
+    write_data(root)
+    for write in (write_federation, write_evaluation, write_attack, write_encryption):
+        write(root / "results")
+    return root
+
+
+@pytest.fixture
+def release_root(written_release, tmp_path):
+    """A folder with params.yaml, data/raw/source.json and results/, all of one version; the test's own copy."""
+    ignored = shutil.ignore_patterns("report")
+    return Path(shutil.copytree(written_release, tmp_path / "release", ignore=ignored))
+
+
+@pytest.fixture(scope="session")
+def built_report(written_release):
+    """The report about that version, made once; for tests that only read it."""
+    target = written_release / "results/report"
+    build_report(written_release, template=ROOT / "mlflow/model_card.md.j2", target=target)
+    return target

@@ -1,0 +1,78 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from primia.errors import ConfigError, DataError
+from primia.files import read_json, sha256_of_folder, write_json
+from primia.report.build import build_report
+
+TEMPLATE = Path(__file__).parents[2] / "mlflow/model_card.md.j2"
+PLOTS = {"rounds", "roc", "confusion", "calibration", "epsilon", "retrieval", "logits"}
+
+
+def test_the_report_holds_card_page_and_every_plot(built_report):
+    assert {path.name for path in built_report.iterdir()} == {"model_card.md", "report.html", "plots"}
+    assert {path.stem for path in (built_report / "plots").glob("*.png")} == PLOTS
+    page = (built_report / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == len(PLOTS)
+
+
+def test_the_page_loads_nothing_and_runs_nothing(built_report):
+    page = (built_report / "report.html").read_text()
+    assert not re.search(r"https?://|<script|<link|<iframe|@import|url\(|javascript:|\son\w+=", page, re.IGNORECASE)
+    assert set(re.findall(r'src="([^"]{0,10})', page)) == {"data:image"}
+    assert "default-src 'none'" in page
+
+
+def test_every_table_of_the_card_becomes_a_table_of_the_page(built_report):
+    card, page = (built_report / "model_card.md").read_text(), (built_report / "report.html").read_text()
+    separators = re.findall(r"^\|(?:-+\|)+$", card, re.MULTILINE)
+    assert page.count("<table>") == len(separators) >= 8
+    body = re.sub(r'src="[^"]*"', "", page.split("<body>")[1])
+    assert not re.search(r"\*\*|\| |\{\{|\{%|!\[", body)
+
+
+def test_the_same_files_give_the_same_bytes(release_root, built_report):
+    build_report(release_root, template=TEMPLATE, target=release_root / "again")
+    assert sha256_of_folder(release_root / "again") == sha256_of_folder(built_report)
+
+
+def test_without_differential_privacy_there_is_no_plot_of_it(release_root):
+    results = release_root / "results"
+    privacy = read_json(results / "federation/privacy.json")
+    write_json(results / "federation/privacy.json", privacy | {"enabled": False, "epsilon": None, "per_site": {}})
+    attack = read_json(results / "attack/attack.json")
+    write_json(results / "attack/attack.json", attack | {"attacks": [a | {"bound": None} for a in attack["attacks"]]})
+    (results / "attack/retrieval.csv").write_text("noise_multiplier,rate,low,high,bound\n")
+    build_report(release_root, template=TEMPLATE, target=results / "report")
+    assert {path.stem for path in (results / "report/plots").glob("*.png")} == PLOTS - {"epsilon", "retrieval"}
+    card = (results / "report/model_card.md").read_text()
+    assert "plots/epsilon.png" not in card and "plots/retrieval.png" not in card
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "params.yaml",
+        "data/raw/source.json",
+        "results/attack/attack.json",
+        "results/federation/privacy.json",
+        "results/federation/rounds.csv",
+    ],
+)
+def test_a_missing_file_is_named_and_leaves_the_earlier_report_intact(release_root, missing):
+    target = release_root / "results/report"
+    target.mkdir()
+    (target / "model_card.md").write_text("the earlier card")
+    (release_root / missing).unlink()
+    with pytest.raises(DataError, match=f"{missing} is missing, and the report needs it"):
+        build_report(release_root, template=TEMPLATE, target=target)
+    assert [path.name for path in target.iterdir()] == ["model_card.md"]
+    assert (target / "model_card.md").read_text() == "the earlier card"
+
+
+def test_a_missing_template_leaves_nothing_behind(release_root):
+    with pytest.raises(ConfigError, match="restore it from git"):
+        build_report(release_root, template=release_root / "none.md.j2", target=release_root / "new")
+    assert not list(release_root.glob("*new*"))

@@ -1,0 +1,94 @@
+"""params.yaml: each mistake is one sentence that names the key, the value and what is allowed."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from primia.config import load_params, parse_params
+from primia.errors import ConfigError
+
+SHIPPED = Path(__file__).parent.parent / "params.yaml"
+
+
+def shipped() -> dict[str, Any]:
+    return deepcopy(yaml.safe_load(SHIPPED.read_text()))
+
+
+def refused(raw: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_params(raw)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    return sentence
+
+
+def test_the_shipped_file_is_valid_and_writes_out_every_key() -> None:
+    params = load_params(SHIPPED)
+    assert params.model_dump(mode="json") == yaml.safe_load(SHIPPED.read_text())
+
+
+def test_an_unknown_key_is_named() -> None:
+    raw = shipped()
+    raw["federation"]["round"] = 3
+    assert "federation.round is not a known key" in refused(raw)
+
+
+def test_a_value_out_of_range_is_named_with_its_range() -> None:
+    raw = shipped()
+    raw["privacy"]["sampling_rate"] = 1.5
+    sentence = refused(raw)
+    assert "privacy.sampling_rate is 1.5" in sentence
+    assert "less than or equal to 1" in sentence
+
+
+def test_a_missing_key_and_a_wrong_type_are_named() -> None:
+    raw = shipped()
+    del raw["federation"]["rounds"]
+    assert "federation.rounds is missing" in refused(raw)
+    raw = shipped()
+    raw["federation"]["rounds"] = "ten"
+    assert "federation.rounds is 'ten'" in refused(raw)
+
+
+def test_secure_aggregation_needs_three_hospitals() -> None:
+    raw = shipped()
+    raw["preprocess"]["hospitals"] = ["north", "river"]
+    assert "needs at least 3 hospitals" in refused(raw)
+    raw["secure_aggregation"]["scheme"] = "none"
+    assert parse_params(raw).preprocess.hospitals == ("north", "river")
+
+
+def test_a_folder_given_to_the_phantom_source_is_a_mistake_that_is_told() -> None:
+    raw = shipped()
+    raw["ingest"]["folder"] = "/data/xrays"
+    assert "set ingest.source to image_folder" in refused(raw)
+
+
+def test_natural_dealing_of_a_folder_needs_a_hospital_column() -> None:
+    raw = shipped()
+    raw["ingest"] |= {"source": "image_folder", "folder": "/data/xrays"}
+    assert "set preprocess.dealing to iid or dirichlet" in refused(raw)
+    raw["preprocess"]["dealing"] = "iid"
+    assert parse_params(raw).ingest.folder == "/data/xrays"
+
+
+def test_classes_and_hospitals_are_named_once() -> None:
+    raw = shipped()
+    raw["ingest"]["classes"] = ["normal", "normal"]
+    assert "names a class twice" in refused(raw)
+    raw = shipped()
+    raw["preprocess"]["hospitals"] = ["north", "north", "hill"]
+    assert "names a hospital twice" in refused(raw)
+
+
+def test_a_missing_or_broken_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is missing"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [1\n")
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        load_params(tmp_path / "params.yaml")
+    assert "holds no mapping" in refused(["ingest"])
