@@ -96,16 +96,35 @@ class Model(_Section):
 
 
 class Training(_Section):
-    """Local training without differential privacy; `threads` and `precision` hold with it, too."""
+    """Local training without differential privacy.
+
+    `threads`, `schedule`, `proximal` and `local_normalisation` hold with it, too.
+    """
 
     local_epochs: int = Field(default=1, ge=1, le=100)
+    local_steps: int | None = Field(default=None, ge=1, le=100_000)
     batch_size: int = Field(default=32, ge=1, le=4096)
     learning_rate: float = Field(gt=0.0, le=100.0)
     weight_decay: float = Field(default=0.0, ge=0.0, le=1.0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    proximal: float = Field(default=0.0, ge=0.0, le=100.0)
+    local_normalisation: bool = False
+    class_weights: bool = False
     augment: bool = True
+    mixup: float = Field(default=0.0, ge=0.0, le=10.0)
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: int = Field(default=1, ge=1, le=256)
     seed: Seed = 1
+
+
+class Server(_Section):
+    """How the coordinator moves the global model by the mean change (Reddi et al. 2021)."""
+
+    optimiser: Literal["fedavg", "fedadam"] = "fedavg"
+    learning_rate: float = Field(default=1.0, gt=0.0, le=100.0)
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.99
+    tau: float = Field(default=1e-3, gt=0.0, le=1.0)
 
 
 class Federation(_Section):
@@ -113,15 +132,19 @@ class Federation(_Section):
 
     rounds: int = Field(ge=1, le=10_000)
     average: Fraction = 0.0
+    server: Server = Server()
+    patience: int | None = Field(default=None, ge=1, le=10_000)
+    rollback_margin: float | None = Field(default=None, gt=0.0, le=2.0)
     deadline_s: float = Field(default=600.0, gt=0.0)
 
 
 class SecureAggregation(_Section):
     """How updates are summed; integers modulo 2^32."""
 
-    scheme: Literal["masking", "none"] = "masking"
+    scheme: Literal["masking", "ckks", "none"] = "masking"
     bits: int = Field(default=20, ge=8, le=28)
     clip_range: float = Field(default=0.25, gt=0.0)
+    norm_bound: float = Field(default=10.0, gt=0.0)
 
 
 class Privacy(_Section):
@@ -135,6 +158,13 @@ class Privacy(_Section):
     site_population: int = Field(default=200, ge=1)
     local_steps: int = Field(default=2, ge=1, le=10_000)
     learning_rate: float = Field(default=1.0, gt=0.0, le=1000.0)
+
+
+class Comparison(_Section):
+    """The same model trained centrally, by each hospital alone, and without secure aggregation."""
+
+    enabled: bool = False
+    seeds: tuple[Seed, ...] = Field(default=(1,), min_length=1, max_length=10, strict=False)
 
 
 class Evaluation(_Section):
@@ -182,6 +212,7 @@ class Params(_Section):
     federation: Federation
     secure_aggregation: SecureAggregation
     privacy: Privacy
+    comparison: Comparison
     evaluation: Evaluation
     attack: Attack
     encryption: Encryption
@@ -194,6 +225,21 @@ class Params(_Section):
             raise ValueError(
                 f"preprocess.hospitals names {hospitals}, but secure aggregation needs at least 3 hospitals to hide "
                 "one among them; add hospitals or set secure_aggregation.scheme to none"
+            )
+        if self.privacy.enabled and self.training.mixup:
+            raise ValueError(
+                "training.mixup blends images of different patients, so a clipped gradient would no longer belong to "
+                "one patient; set training.mixup to 0 or privacy.enabled to false"
+            )
+        if self.privacy.enabled and self.training.class_weights:
+            raise ValueError(
+                "training.class_weights needs the hospitals' label counts, which differential privacy does not cover "
+                "yet; set training.class_weights or privacy.enabled to false"
+            )
+        if self.training.local_normalisation and self.model.architecture == "scattering":
+            raise ValueError(
+                "training.local_normalisation keeps normalisation layers at the hospitals, but the scattering model "
+                "has none that learn; set it to false or choose another model.architecture"
             )
         if (
             self.ingest.source == "image_folder"

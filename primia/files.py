@@ -60,6 +60,30 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def append_line(path: Path, line: str, *, mode: int = 0o666) -> None:
+    """Add `line` to a file of lines; on the disk when this returns. Half a line that a power cut left goes first."""
+    with _said_in_one_sentence(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, mode), "r+b") as stream:
+            end = stream.seek(0, os.SEEK_END)
+            stream.seek(max(end - 1, 0))
+            if stream.read() not in (b"", b"\n"):
+                stream.seek(0)
+                stream.truncate(stream.read().rfind(b"\n") + 1)
+                stream.seek(0, os.SEEK_END)
+            stream.write(line.encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        if is_new:
+            sync_folder(path.parent)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The whole lines of a file that `append_line` writes; none if it does not exist."""
+    return path.read_bytes().decode(errors="replace").split("\n")[:-1] if path.exists() else []
+
+
 def _temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
 

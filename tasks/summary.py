@@ -6,7 +6,7 @@ from typing import Any
 
 from primia.files import read_json
 from tasks.environment import checkout
-from tasks.paths import ATTACK, ENCRYPTION, EVALUATION, FEDERATION, REPORT
+from tasks.paths import ATTACK, COMPARISON, ENCRYPTION, EVALUATION, FEDERATION, REPORT
 from tasks.registry import CHALLENGER, CHAMPION, MARKS_TAG, registered_version
 from tasks.stage import parameters
 
@@ -49,9 +49,11 @@ def _rows() -> dict[str, str]:
     privacy = read_json(FEDERATION / "privacy.json")
     attack = read_json(ATTACK / "metrics.json")
     encryption = read_json(ENCRYPTION / "metrics.json")
+    comparison = read_json(COMPARISON / "comparison.json")
     return {
         "utility": f"MCC {_interval(utility['mcc'])}, AUC {_interval(utility['auc'])}, "
         f"{utility['patients']} test patients",
+        **({"comparison": _comparison(comparison)} if comparison["enabled"] else {}),
         "privacy": _privacy(privacy),
         "attack": f"{attack['verdict']}: {_percent(attack['retrieval_rate'])} of updates traced to their patient "
         f"({_percent(attack['retrieval_low'])} to {_percent(attack['retrieval_high'])}), {_bound(attack)}",
@@ -64,11 +66,18 @@ def _interval(metric: Mapping[str, Any]) -> str:
     return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
 
 
+def _comparison(comparison: Mapping[str, Any]) -> str:
+    first, *_ = comparison["differences"]
+    return f"MCC {first['label']}: {_interval(first['mcc'])}, mean over {len(comparison['seeds'])} seeds"
+
+
 def _privacy(privacy: Mapping[str, Any]) -> str:
     if not privacy["enabled"]:
         return "none: differential privacy is off (privacy.enabled)"
-    before = privacy["epsilon_all_runs"] > privacy["epsilon"]
-    earlier = f"; with all earlier runs on these patients {privacy['epsilon_all_runs']:.2f}" if before else ""
+    together = privacy["epsilon_all_runs"]  # None: a hospital's ledger could not be read
+    told = "unknown" if together is None else f"{together:.2f}"
+    before = together is None or together > privacy["epsilon"]
+    earlier = f"; with all earlier runs on these patients {told}" if before else ""
     return f"ε = {privacy['epsilon']:.2f}, δ = {privacy['delta']:g} per {privacy['unit']} (this training{earlier})"
 
 

@@ -62,6 +62,34 @@ def test_secure_aggregation_needs_three_hospitals() -> None:
     assert parse_params(raw).preprocess.hospitals == ("north", "river")
 
 
+def test_mixup_and_class_weights_are_refused_with_differential_privacy_and_the_reason_is_told() -> None:
+    for key, value, reason in (("mixup", 0.2, "blends images of different patients"), ("class_weights", True, "label")):
+        raw = shipped()
+        raw["privacy"]["enabled"] = True
+        raw["training"][key] = value
+        sentence = refused(raw)
+        assert f"training.{key}" in sentence
+        assert reason in sentence
+        assert "privacy.enabled to false" in sentence
+        raw["privacy"]["enabled"] = False
+        assert getattr(parse_params(raw).training, key) == value
+
+
+def test_local_normalisation_needs_a_model_with_normalisation_layers() -> None:
+    raw = shipped()
+    raw["training"]["local_normalisation"] = True
+    raw["model"]["architecture"] = "scattering"
+    assert "choose another model.architecture" in refused(raw)
+    raw["model"]["architecture"] = "convnet"
+    assert parse_params(raw).training.local_normalisation
+
+
+def test_a_comparison_needs_a_seed() -> None:
+    raw = shipped()
+    raw["comparison"]["seeds"] = []
+    assert "comparison.seeds is []" in refused(raw)
+
+
 def test_a_folder_given_to_the_phantom_source_is_a_mistake_that_is_told() -> None:
     raw = shipped()
     raw["ingest"]["folder"] = "/data/xrays"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from primia.errors import FederationError
+from primia.errors import FederationError, PrimiaError
 from primia.federation.messages import R, Refusal, Request, Response
 from primia.federation.refusals import error_of
 from primia.secagg.session import Session
@@ -16,6 +16,14 @@ class Answers:
 
     received: Mapping[str, Response]
     failed: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Why a site is missing: one reason, and the `refusal` if the site lives and decided so itself."""
+
+    reason: str
+    refusal: PrimiaError | None = None
 
 
 class Channel(Protocol):
@@ -43,7 +51,7 @@ class UnavailableError(FederationError):
         super().__init__(f"No usable answer to {step} ({reasons}).")
 
 
-def exchange(
+def ask(
     channel: Channel,
     requests: Mapping[str, Request],
     expect: type[R],
@@ -51,22 +59,38 @@ def exchange(
     step: str,
     deadline_s: float,
     session: Session | None = None,
-) -> dict[str, R]:
-    """Ask all sites and return the answers of the expected type, in the order of the requests.
-
-    Raises:
-        PrimiaError: a site refuses; its kind and reason. A refusal is a decision and is never asked again.
-        UnavailableError: a site died, was late, or answered something else.
-    """
+) -> tuple[dict[str, R], dict[str, Dropped]]:
+    """The answers of the expected type and session, in the order of the requests, and why the others are missing."""
     answers = channel.ask(requests, deadline_s=deadline_s)
-    failed, good = dict(answers.failed), {}
-    for name, response in answers.received.items():
-        if isinstance(response, Refusal):
-            raise error_of(response, site=name, step=step)
-        if not isinstance(response, expect) or getattr(response, "session", None) != session:
-            failed[name] = f"it answered another question with {type(response).__name__}"
+    good: dict[str, R] = {}
+    dropped: dict[str, Dropped] = {}
+    for name in requests:
+        response = answers.received.get(name)
+        if response is None:
+            dropped[name] = Dropped(answers.failed.get(name, "it gave no answer"))
+        elif isinstance(response, Refusal):
+            refusal = error_of(response, site=name, step=step)
+            dropped[name] = Dropped(str(refusal), refusal)
+        elif not isinstance(response, expect) or getattr(response, "session", None) != session:
+            dropped[name] = Dropped(f"it answered another question than {step} with {type(response).__name__}")
         else:
             good[name] = response
-    if failed:
-        raise UnavailableError(failed, step=step)
-    return {name: good[name] for name in requests}
+    return good, dropped
+
+
+def exchange(
+    channel: Channel, requests: Mapping[str, Request], expect: type[R], *, step: str, deadline_s: float
+) -> dict[str, R]:
+    """Ask sites all of which must answer.
+
+    Raises:
+        PrimiaError: a site refuses; its kind and reason.
+        UnavailableError: a site died, was late, or answered something else.
+    """
+    good, dropped = ask(channel, requests, expect, step=step, deadline_s=deadline_s)
+    for lost in dropped.values():
+        if lost.refusal is not None:
+            raise lost.refusal
+    if dropped:
+        raise UnavailableError({name: lost.reason for name, lost in dropped.items()}, step=step)
+    return good

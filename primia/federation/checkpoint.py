@@ -2,16 +2,21 @@
 
 import json
 import secrets
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from primia.errors import FederationError
-from primia.federation.plan import Plan
+from primia.federation.journal import Journal
+from primia.federation.plan import Hospital, Plan
+from primia.federation.server_optimiser import ServerState
 from primia.federation.tally import PooledStatistics
 from primia.federation.weights import Floats
 from primia.files import read_json, write_bytes, write_json
@@ -20,10 +25,10 @@ from primia.secagg.session import Purpose, Session
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One finished round: pooled validation figures, and what the round cost.
+    """One round that was trained and validated, also if it was undone: pooled validation figures, and its cost.
 
     `epsilon` is the largest over the sites, of this run so far, 0 without differential privacy; `clipped_fraction` is
-    that of all sites' weight changes; `bytes_up_per_site` is the mean over sites.
+    that of all weight changes; `bytes_up_per_site` is the mean over the `participants` of the training.
     """
 
     round: int
@@ -38,40 +43,74 @@ class RoundRecord:
 
 
 @dataclass(frozen=True)
+class GlobalModel:
+    """What a round changes: the weights, their running average, and what the server optimiser remembers.
+
+    `head` and `average` are (parameters,).
+    """
+
+    head: Floats
+    average: NDArray[np.float64]
+    server: ServerState
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is kept of a round between its training and its validation."""
+
+    participants: tuple[str, ...]
+    clipped_fraction: float
+    seconds: float
+    bytes_up: int
+
+
+@dataclass(frozen=True)
 class Progress:
     """A run after `trained` rounds of training and `len(records)` rounds of validation.
 
-    `head` is the global model, `average` its running average, `best` the released weights of `best_round`; all
-    (parameters,). `spent_s`, `spent_bytes` and `clipped` belong to a round that is trained and not yet validated.
+    `best` holds the released weights of `best_round`, (parameters,). `before` is the model that a round started from,
+    and `latest` what is known of the round, until it is validated. `undone` counts the rounds in a row that started
+    from `model` and were rolled back; if there was one, only the hospitals in `cohort` are asked about it again.
     """
 
     statistics: PooledStatistics
-    head: Floats
-    average: NDArray[np.float64]
+    model: GlobalModel
     best: Floats
     best_round: int = 0
     trained: int = 0
-    clipped: float = 0.0
-    spent_s: float = 0.0
-    spent_bytes: int = 0
+    before: GlobalModel | None = None
+    latest: Trained | None = None
+    undone: int = 0
+    cohort: tuple[str, ...] = ()
     records: tuple[RoundRecord, ...] = field(default=())
 
 
 class RunFolder:
-    """The files of one run: plan.json, attempt.json, progress.safetensors while it runs, finished.json after."""
+    """The files of one run: plan.json, attempt.json, rounds.jsonl, progress.safetensors, and finished.json after it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.run = folder.name
+        self.journal = Journal(folder / "rounds.jsonl")
 
     def save(self, progress: Progress) -> None:
         """Write everything in one file, atomically."""
         told = {
             "statistics": asdict(progress.statistics),
+            "latest": None if progress.latest is None else asdict(progress.latest),
             "records": [asdict(record) for record in progress.records],
+            "cohort": progress.cohort,
+            "steps": {prefix: model.server.step for prefix, model in _models(progress).items()},
             **{name: getattr(progress, name) for name in _SCALARS},
         }
-        tensors = {name: getattr(progress, name) for name in _VECTORS}
+        tensors: dict[str, NDArray[Any]] = {"best": progress.best}
+        for prefix, model in _models(progress).items():
+            tensors |= {
+                f"{prefix}.head": model.head,
+                f"{prefix}.average": model.average,
+                f"{prefix}.first": model.server.first,
+                f"{prefix}.second": model.server.second,
+            }
         content = save(tensors, metadata={"progress": json.dumps(told, allow_nan=False)})
         write_bytes(self._folder / "progress.safetensors", content)
 
@@ -87,14 +126,19 @@ class RunFolder:
         try:
             with safe_open(path, framework="numpy") as stream:
                 told = json.loads(stream.metadata()["progress"])
-                vectors = {name: stream.get_tensor(name) for name in _VECTORS}
+                models = {prefix: _model(stream, prefix, step) for prefix, step in told["steps"].items()}
+                best = stream.get_tensor("best")
             return Progress(
-                statistics=PooledStatistics(**told["statistics"]),
+                statistics=_STATISTICS.validate_python(told["statistics"]),
+                model=models["model"],
+                before=models.get("before"),
+                best=best,
+                latest=_LATEST.validate_python(told["latest"]),
+                cohort=tuple(told["cohort"]),
                 records=tuple(RoundRecord(**record) for record in told["records"]),
                 **{name: told[name] for name in _SCALARS},
-                **vectors,
             )
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (SafetensorError, ValidationError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise FederationError(
                 f"{path} is damaged; delete the folder {self._folder} to start the federation anew."
             ) from error
@@ -117,8 +161,34 @@ class RunFolder:
         (self._folder / "progress.safetensors").unlink()
 
 
-_SCALARS = ("best_round", "trained", "clipped", "spent_s", "spent_bytes")
-_VECTORS = ("head", "average", "best")
+_SCALARS = ("best_round", "trained", "undone")
+_STATISTICS = TypeAdapter(PooledStatistics)
+_LATEST: TypeAdapter[Trained | None] = TypeAdapter(Trained | None)
+
+
+def _models(progress: Progress) -> dict[str, GlobalModel]:
+    return {"model": progress.model} | ({} if progress.before is None else {"before": progress.before})
+
+
+def _model(stream: Any, prefix: str, step: int) -> GlobalModel:
+    head, average, first, second = (
+        stream.get_tensor(f"{prefix}.{name}") for name in ("head", "average", "first", "second")
+    )
+    return GlobalModel(head=head, average=average, server=ServerState(step=step, first=first, second=second))
+
+
+def absent_hospitals(folder: Path, present: Mapping[str, Hospital]) -> dict[str, Hospital]:
+    """The hospitals that an unfinished run below `folder` has beyond those that are `present` and just as they were.
+
+    So a run can be resumed while a hospital is away. Empty if there is no such run.
+    """
+    for found in sorted(folder.glob("*/plan.json")):
+        if not (found.parent / "finished.json").exists():
+            told = read_json(found)["plan"]["hospitals"]
+            hospitals = {name: Hospital.model_validate(entry) for name, entry in told.items()}
+            if present.items() <= hospitals.items():
+                return {name: hospital for name, hospital in hospitals.items() if name not in present}
+    return {}
 
 
 def open_run(folder: Path, draft: Plan) -> tuple[Plan, RunFolder]:

@@ -5,37 +5,35 @@ It sees sums only. It draws no noise, makes no keys, and knows neither files nor
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 
 from primia.errors import FederationError
 from primia.federation import messages as m
-from primia.federation.aggregate import aggregate
-from primia.federation.channel import Channel, UnavailableError, exchange
-from primia.federation.checkpoint import Progress, RoundRecord, RunFolder
+from primia.federation.channel import Channel
+from primia.federation.checkpoint import GlobalModel, Progress, RoundRecord, RunFolder, Trained
+from primia.federation.cohort import Cohort, Tally
+from primia.federation.journal import SessionRecord
 from primia.federation.plan import Plan
 from primia.federation.refusals import BudgetError
+from primia.federation.server_optimiser import initial_state, server_step
 from primia.federation.tally import (
-    PooledStatistics,
-    Totals,
     evaluate_layout,
+    mean_loss,
     pooled_statistics,
     statistics_layout,
     train_layout,
     validation,
+    weight_bound,
 )
+from primia.federation.vectors import words_to_bytes
+from primia.federation.verdict import judged, reason_to_stop
 from primia.federation.weights import head_vector, load_head, vector_digest
 from primia.models.networks import build_network
 from primia.models.released import ReleasedModel
-from primia.secagg.session import Purpose, Session
-from primia.secagg.vector import Layout
-
-START_DEADLINE_S = 120.0  # to import the libraries and read the images, whatever the deadline of a round
-
-T = TypeVar("T")
+from primia.secagg.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +44,14 @@ class FederationResult:
 
     `model` is the released model of the round with the best pooled validation MCC; `digest` is the SHA-256 of the
     global weights after the last round; `stopped` says why the run ended before its last round, or is None.
-    `ledgers` are the sites' own words about the privacy they spent. `seconds` adds up all rounds.
+    `ledgers` are the sites' own words about the privacy they spent; one that could not be reached has none.
+    `sessions` tells of every sum, also of those that failed. `seconds` adds up all rounds.
     """
 
     plan: Plan
     model: ReleasedModel
     records: tuple[RoundRecord, ...]
+    sessions: tuple[SessionRecord, ...]
     ledgers: dict[str, m.LedgerReport]
     digest: str
     seconds: float
@@ -72,7 +72,8 @@ class Coordinator:
         on_result: Callable[[FederationResult], None] | None = None,
     ) -> None:
         self._plan, self._channel, self._folder = plan, channel, folder
-        self._deadline_s, self._on_round, self._on_result = deadline_s, on_round, on_result
+        self._on_round, self._on_result = on_round, on_result
+        self._cohort = Cohort(plan, channel=channel, folder=folder, deadline_s=deadline_s)
         self._network = build_network(
             plan.architecture, classes=len(plan.classes), pixels=plan.pixels, seed=plan.model_seed
         )
@@ -81,16 +82,19 @@ class Coordinator:
         """Run all rounds that are left.
 
         Raises:
-            FederationError: a site refuses, or fails twice in one round; the run can be resumed.
+            PrimiaError: too few hospitals stay, or they refuse; the run can be resumed.
         """
         if not self._plan.masked:
             log.warning(
                 "SECURE AGGREGATION IS OFF (secure_aggregation.scheme: none): the coordinator sees the update of "
                 "every single hospital in clear. Never use this with patients' images."
             )
-        self._join(list(self._plan.hospitals))
+        self._cohort.join(list(self._plan.hospitals))
         progress, stopped = self._folder.load() or self._begin(), None
         while len(progress.records) < self._plan.rounds:
+            stopped = reason_to_stop(self._plan, progress)
+            if stopped is not None:
+                break
             if progress.trained == len(progress.records):
                 try:
                     progress = self._train(progress)
@@ -99,13 +103,14 @@ class Coordinator:
                     if not progress.records:
                         raise
                     stopped = str(error)
-                    log.warning("the run ends after round %d of %d: %s", progress.trained, self._plan.rounds, error)
                     break
                 self._folder.save(progress)
             progress = self._validate(progress)
             self._folder.save(progress)
             if self._on_round is not None:
                 self._on_round(progress.records[-1])
+        if stopped is not None:
+            log.warning("the run ends after round %d of %d: %s", progress.trained, self._plan.rounds, stopped)
         result = self._result(progress, stopped)
         # Only a model that is safe may end the run: a crash before that resumes here and charges nothing again.
         if self._on_result is not None:
@@ -113,139 +118,124 @@ class Coordinator:
         self._folder.finish(progress.records)
         return result
 
-    def _join(self, names: Sequence[str]) -> None:
-        digest = self._plan.digest()
-        requests: dict[str, m.Request] = dict.fromkeys(names, m.Join(plan=self._plan.canonical()))
-        joined = exchange(self._channel, requests, m.Joined, step="the plan", deadline_s=START_DEADLINE_S)
-        wrong = [name for name, answer in joined.items() if answer.plan != digest]
-        if wrong:
-            raise FederationError(f"Hospital {wrong[0]} joined another plan; install the same version everywhere.")
-
     def _begin(self) -> Progress:
         digest = self._plan.digest()
-        totals = self._sum(
+        tally = self._cohort.sum(
             "statistics", 0, lambda s: m.Statistics(session=s, plan=digest), statistics_layout(self._plan)
         )
         head = head_vector(self._network.head)
-        progress = Progress(statistics=pooled_statistics(totals), head=head, average=head.astype(np.float64), best=head)
+        progress = Progress(
+            statistics=pooled_statistics(tally.totals, counted=tally.survivors),
+            model=GlobalModel(head=head, average=head.astype(np.float64), server=initial_state(len(head))),
+            best=head,
+        )
+        self._folder.journal.add(tally.record)
         self._folder.save(progress)
         return progress
 
-    def _total_weight(self, statistics: PooledStatistics) -> int:
-        return statistics.images if self._plan.weights == "images" else len(self._plan.hospitals)
-
     def _train(self, progress: Progress) -> Progress:
-        started, bytes_before, round = time.monotonic(), self._channel.bytes_received(), progress.trained + 1
-        plan, weight = self._plan, self._total_weight(progress.statistics)
-        layout = train_layout(plan, parameters=len(progress.head), total_weight=weight)
+        started, before, round = time.monotonic(), self._channel.bytes_received(), progress.trained + 1
+        plan, model, statistics = self._plan, progress.model, progress.statistics
+        bound = weight_bound(plan, statistics)
+        layout = train_layout(plan, parameters=len(model.head), total_weight=bound.total)
 
         def request(session: Session) -> m.Train:
             return m.Train(
                 session=session,
                 plan=plan.digest(),
-                model=m.words_to_bytes(progress.head),
-                model_digest=vector_digest(progress.head),
-                mean=progress.statistics.mean,
-                std=progress.statistics.std,
-                total_weight=weight,
+                model=words_to_bytes(model.head),
+                model_digest=vector_digest(model.head),
+                mean=statistics.mean,
+                std=statistics.std,
+                total_weight=bound.total,
+                counted=statistics.counted,
+                spare=bound.spare,
+                class_weights=statistics.class_weights,
             )
 
-        totals = self._sum("train", round, request, layout)
-        if int(totals["weight"][0]) != weight:
-            raise FederationError(
-                f"The weights of round {round} add up to {int(totals['weight'][0])} instead of {weight}: a hospital "
-                "changed its images during the run; start a new run."
+        tally = self._cohort.sum("train", round, request, layout, only=progress.cohort)
+        weight = self._weight(tally, progress)
+        head, server = server_step(
+            plan.server, model.head, plan.quantiser.mean(tally.totals["delta"], weight), model.server
+        )
+        kept = plan.average if model.server.step else 0.0  # the average begins at the first trained model
+        clipped = int(tally.totals["clipped"][0]) / (len(head) * len(tally.survivors))
+        self._folder.journal.add(
+            replace(
+                tally.record,
+                clipped_fraction=clipped,
+                shrunk=int(tally.totals["shrunk"][0]),
+                training_loss=mean_loss(tally.totals, weight=weight),
             )
-        mean_delta = plan.quantiser.mean(totals["delta"], weight)
-        head = (progress.head.astype(np.float64) + mean_delta).astype(np.float32)
-        kept = plan.average if round > 1 else 0.0  # the average begins at the first trained model
+        )
         return replace(
             progress,
-            head=head,
-            average=kept * progress.average + (1 - kept) * head.astype(np.float64),
+            model=GlobalModel(
+                head=head, average=kept * model.average + (1 - kept) * head.astype(np.float64), server=server
+            ),
+            before=None if plan.rollback_margin is None else model,
             trained=round,
-            clipped=int(totals["clipped"][0]) / (len(head) * len(plan.hospitals)),
-            spent_s=time.monotonic() - started,
-            spent_bytes=self._channel.bytes_received() - bytes_before,
+            latest=Trained(
+                participants=tally.survivors,
+                clipped_fraction=clipped,
+                seconds=time.monotonic() - started,
+                bytes_up=self._channel.bytes_received() - before,
+            ),
         )
 
+    def _weight(self, tally: Tally, progress: Progress) -> int:
+        """The sum of the survivors' weights, held against what is known of it."""
+        plan, statistics, weight = self._plan, progress.statistics, int(tally.totals["weight"][0])
+        if plan.weights == "equal":
+            right = weight == len(tally.survivors)
+        elif tally.survivors == statistics.counted:
+            right = weight == statistics.images
+        else:
+            right = 0 < weight <= weight_bound(plan, statistics).total
+        if not right:
+            raise FederationError(
+                f"The weights of round {tally.record.round} add up to {weight}, which does not fit the statistics: a "
+                "hospital changed its images during the run, or does not keep to the protocol; start a new run."
+            )
+        return weight
+
     def _validate(self, progress: Progress) -> Progress:
-        started, bytes_before, round = time.monotonic(), self._channel.bytes_received(), progress.trained
-        plan, released = self._plan, progress.average.astype(np.float32)
+        started, before, round = time.monotonic(), self._channel.bytes_received(), progress.trained
+        plan, released, latest = self._plan, progress.model.average.astype(np.float32), progress.latest
+        assert latest is not None
 
         def request(session: Session) -> m.Evaluate:
             return m.Evaluate(
                 session=session,
                 plan=plan.digest(),
-                model=m.words_to_bytes(released),
+                model=words_to_bytes(released),
                 model_digest=vector_digest(released),
                 mean=progress.statistics.mean,
                 std=progress.statistics.std,
             )
 
-        figures = validation(self._sum("evaluate", round, request, evaluate_layout(plan)))
-        ledgers = self._ledgers(text=False)
-        received = self._channel.bytes_received() - bytes_before + progress.spent_bytes
+        tally = self._cohort.sum("evaluate", round, request, evaluate_layout(plan))
+        figures, ledgers = validation(tally.totals), self._cohort.ledgers(text=False)
+        earlier = progress.records[-1].epsilon if progress.records else 0.0
         record = RoundRecord(
             round=round,
             validation_mcc=figures.mcc,
             validation_accuracy=figures.accuracy,
             validation_loss=figures.loss,
-            epsilon=max(report.epsilon for report in ledgers.values()),
-            clipped_fraction=progress.clipped,
-            seconds=time.monotonic() - started + progress.spent_s,
-            bytes_up_per_site=received // len(plan.hospitals),
-            participants=len(plan.hospitals),
+            epsilon=max((earlier, *(report.epsilon for report in ledgers.values()))),
+            clipped_fraction=latest.clipped_fraction,
+            seconds=time.monotonic() - started + latest.seconds,
+            bytes_up_per_site=(self._channel.bytes_received() - before + latest.bytes_up) // len(latest.participants),
+            participants=len(latest.participants),
         )
-        earlier = max((r.validation_mcc for r in progress.records), default=-2.0)
-        progress = replace(progress, records=(*progress.records, record))
-        if record.validation_mcc > earlier:
-            progress = replace(progress, best=released, best_round=round)
-        return progress
-
-    def _sum(
-        self, purpose: Purpose, round: int, request_of: Callable[[Session], m.MaskedRequest], layout: Layout
-    ) -> Totals:
-        """One sum over all sites; a repetition is a new attempt, so that all its keys are fresh."""
-
-        def attempt() -> Totals:
-            total = aggregate(
-                self._channel,
-                request_of(self._folder.next_session(purpose, round)),
-                sites=list(self._plan.hospitals),
-                masked=self._plan.masked,
-                size=layout.size,
-                deadline_s=self._deadline_s,
-            )
-            return layout.unpack(total)
-
-        return self._once_more(attempt)
-
-    def _ledgers(self, *, text: bool) -> dict[str, m.LedgerReport]:
-        requests: dict[str, m.Request] = dict.fromkeys(self._plan.hospitals, m.ReadLedger(text=text))
-        return self._once_more(
-            lambda: exchange(self._channel, requests, m.LedgerReport, step="the ledger", deadline_s=self._deadline_s)
-        )
-
-    def _once_more(self, step: Callable[[], T]) -> T:
-        """Take a step; if sites fail, restart those and take it once more."""
-        try:
-            return step()
-        except UnavailableError as failure:
-            log.warning("%s The step is repeated once.", failure)
-            for name in failure.sites:
-                self._channel.restart(name)
-            self._join(list(failure.sites))
-        try:
-            return step()
-        except UnavailableError as failure:
-            raise FederationError(
-                f"{failure} It failed twice, so the run stops at its last finished step; "
-                "mend the hospital and run the same command to resume."
-            ) from failure
+        after = judged(plan, progress, record)
+        if after.undone:
+            log.warning("round %d is undone: its validation MCC is %.3f", round, figures.mcc)
+        self._folder.journal.add(replace(tally.record, outcome="rolled_back" if after.undone else "finished"))
+        return after
 
     def _result(self, progress: Progress, stopped: str | None) -> FederationResult:
-        ledgers = self._ledgers(text=True)
+        ledgers = self._cohort.ledgers(text=True)
         load_head(self._network.head, progress.best)
         self._network.eval()
         return FederationResult(
@@ -260,8 +250,9 @@ class Coordinator:
                 round=progress.best_round,
             ),
             records=progress.records,
+            sessions=self._folder.journal.records(),
             ledgers=ledgers,
-            digest=vector_digest(progress.head),
+            digest=vector_digest(progress.model.head),
             seconds=sum(record.seconds for record in progress.records),
             stopped=stopped,
         )

@@ -16,7 +16,9 @@ import primia
 from primia.errors import ProtocolError
 from primia.federation import wire
 from primia.federation.channel import Answers
-from primia.federation.messages import Request, Response, decode_response, encode
+from primia.federation.codec import decode_response, encode
+from primia.federation.floors import Floors
+from primia.federation.messages import Request, Response
 
 _GRACE_S = 5.0  # for a process whose socket was closed to end by itself
 
@@ -26,12 +28,14 @@ log = logging.getLogger(__name__)
 class _SiteProcess:
     """A site's process and this end of its socket; after a failure it stays down until it is replaced."""
 
-    def __init__(self, name: str, *, folder: Path, state: Path) -> None:
+    def __init__(self, name: str, *, folder: Path, state: Path, floors: Floors | None) -> None:
         # Absolute, and the package's own root on the path: the coordinator may run in any folder.
         root = str(Path(primia.__file__).resolve().parents[1])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         command = [sys.executable, "-m", "primia.federation.site_process", "--name", name]
         command += ["--folder", str(folder.resolve()), "--state", str(state.resolve()), "--parent", str(os.getpid())]
+        if floors is not None:
+            command += ["--floors", floors.model_dump_json()]
         self._stream, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
@@ -93,8 +97,12 @@ class _SiteProcess:
 class LocalChannel:
     """Starts a process per hospital on entry and ends them all on exit. Only the channel knows their folders."""
 
-    def __init__(self, folders: Mapping[str, Path], *, states: Mapping[str, Path]) -> None:
+    def __init__(
+        self, folders: Mapping[str, Path], *, states: Mapping[str, Path], floors: Floors | None = None
+    ) -> None:
+        """`floors` stand in for every hospital's floors.json while its process lives; see `federate`."""
         self._places = {name: (folder, states[name]) for name, folder in folders.items()}
+        self._floors = floors
         self._sites: dict[str, _SiteProcess] = {}
         self._bytes_of_ended = 0
         self._threads = ThreadPoolExecutor(max_workers=len(folders), thread_name_prefix="primia-channel")
@@ -153,4 +161,4 @@ class LocalChannel:
 
     def _start(self, name: str) -> _SiteProcess:
         folder, state = self._places[name]
-        return _SiteProcess(name, folder=folder, state=state)
+        return _SiteProcess(name, folder=folder, state=state, floors=self._floors)

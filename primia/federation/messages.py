@@ -1,23 +1,15 @@
-"""The closed set of questions a site can be asked, its answers, and their strict msgpack encoding.
+"""The closed set of questions a site can be asked, and its answers. No message carries code."""
 
-A message is `[kind, fields]`; whatever is not exactly one of these types with fields in range ends in one
-`ProtocolError`. No message carries code, and none is ever unpickled.
-"""
+from typing import Annotated, Final, Literal, TypeVar
 
-import hashlib
-from typing import Annotated, Any, Final, Literal, TypeVar, cast
+from pydantic import BaseModel, ConfigDict, Field
 
-import msgpack
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from primia.errors import ProtocolError
-from primia.secagg.keys import KEY_BYTES, SIGNATURE_BYTES, SignedKey
-from primia.secagg.masks import Words
+from primia.secagg.keys import KEY_BYTES, SIGNATURE_BYTES, SignedKeys
 from primia.secagg.session import Session
+from primia.secagg.shamir import SHARE_BYTES
+from primia.secagg.sharing import SEALED_BYTES, Sealed
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 MAX_VECTOR_BYTES = 1 << 29  # 134 million parameters
 MAX_MESSAGE_BYTES = MAX_VECTOR_BYTES + (1 << 20)
 MAX_LEDGER_CHARACTERS = 1 << 24
@@ -30,6 +22,11 @@ Key = Annotated[bytes, Field(min_length=KEY_BYTES, max_length=KEY_BYTES)]
 Signature = Annotated[bytes, Field(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
 Names = Annotated[tuple[Name, ...], Field(max_length=MAX_SITES)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Weights = Annotated[tuple[Annotated[float, Field(ge=0.0, le=1e6)], ...], Field(max_length=32)]
+SealedShares = Annotated[bytes, Field(min_length=SEALED_BYTES, max_length=SEALED_BYTES)]
+PublicGroupKey = Annotated[bytes, Field(max_length=1 << 10)]
+SealedSecret = Annotated[bytes, Field(max_length=1 << 20)]
+Share = Annotated[bytes, Field(min_length=SHARE_BYTES, max_length=SHARE_BYTES)]
 
 
 class Message(BaseModel):
@@ -41,7 +38,7 @@ class Message(BaseModel):
 class Describe(Message):
     """Who are you? Asked once, before there is a plan."""
 
-    protocol: Literal[1] = PROTOCOL
+    protocol: Literal[2] = PROTOCOL
 
 
 class Join(Message):
@@ -51,20 +48,51 @@ class Join(Message):
 
 
 class AdvertiseKeys(Message):
-    """Make a fresh mask key for this session and sign it."""
+    """Round 0: make two fresh key pairs for this session and sign them."""
 
     session: Session
 
 
 class ShareKeys(Message):
-    """Everybody's mask keys for this session."""
+    """Round 1: everybody's keys for this session; deal shares of your secrets.
+
+    `model` is the digest of the model that will be asked about, None for statistics: a site refuses a cohort here
+    that could only end in a sum it must not give.
+    """
 
     session: Session
-    keys: Annotated[tuple[SignedKey, ...], Field(max_length=MAX_SITES)]
+    model: Digest | None
+    keys: Annotated[tuple[SignedKeys, ...], Field(max_length=MAX_SITES)]
+
+
+class MakeGroupKey(Message):
+    """Scheme ckks, after round 1: make the session's encryption key and seal it for everybody with keys."""
+
+    session: Session
+
+
+class SealedGroupKey(Message):
+    """The group's key as one hospital receives it."""
+
+    maker: Name
+    public: PublicGroupKey
+    secret: SealedSecret
+
+
+class DeliverShares(Message):
+    """Start of round 2: the hospitals that dealt shares, and those that were sealed for you, by sender.
+
+    With the scheme ckks the group's key, which one of them made, comes along; its maker has it already.
+    """
+
+    session: Session
+    cohort: Names
+    shares: Annotated[dict[Name, SealedShares], Field(max_length=MAX_SITES)]
+    group_key: SealedGroupKey | None = None
 
 
 class Statistics(Message):
-    """Send the masked count and moments of the training images."""
+    """Send the masked count and moments of the training images, and their label counts if the plan weighs classes."""
 
     session: Session
     plan: Digest
@@ -73,7 +101,9 @@ class Statistics(Message):
 class Train(Message):
     """Train the given model on the training images and send the masked, quantised change.
 
-    `model` is one float32 vector in sorted parameter-name order; `total_weight` is the public sum of all weights.
+    `model` is one float32 vector in sorted parameter-name order; `total_weight` bounds the sum of all weights. The
+    hospitals in `counted` took part in the statistics, which told the sum of their weights; any other one may weigh
+    at most `spare`. `class_weights` come from the securely summed label counts, if the plan weighs classes.
     """
 
     session: Session
@@ -83,6 +113,9 @@ class Train(Message):
     mean: Finite
     std: Annotated[Finite, Field(gt=0.0)]
     total_weight: Annotated[int, Field(ge=1, lt=2**31)]
+    counted: Names
+    spare: Annotated[int, Field(ge=0, lt=2**31)]
+    class_weights: Weights | None
 
 
 class Evaluate(Message):
@@ -97,23 +130,30 @@ class Evaluate(Message):
 
 
 class Consistency(Message):
-    """These sites' vectors have arrived: sign the set."""
+    """Round 3: these sites' vectors have arrived; sign the set."""
 
     session: Session
     survivors: Names
 
 
 class Unmask(Message):
-    """Everybody signed: reveal what removes the masks.
+    """Round 4: enough of the survivors signed; reveal your shares of what removes the masks.
 
-    A name is a survivor (its self-mask goes) or dropped (its pairwise masks go), never both. Recovery of dropped
-    sites needs Shamir shares, which this protocol version does not deal: `dropped` must be empty.
+    A name is a survivor (its self-mask goes) or dropped (its pairwise masks go), never both.
     """
 
     session: Session
     survivors: Names
-    dropped: Names = ()
+    dropped: Names
     signatures: Annotated[dict[Name, Signature], Field(max_length=MAX_SITES)]
+
+
+class DecryptSum(Message):
+    """Scheme ckks, after round 2: decrypt this sum. Its masks are still on it, so it says nothing yet."""
+
+    session: Session
+    total: Vector
+    words: Annotated[int, Field(ge=1, lt=2**29)]
 
 
 class ReadLedger(Message):
@@ -139,21 +179,42 @@ class Joined(Message):
 
 
 class KeyAdvert(Message):
-    """The signed mask key for this session."""
+    """The signed keys for this session."""
 
     session: Session
-    key: SignedKey
+    keys: SignedKeys
 
 
 class Shares(Message):
-    """The keys are accepted. `shares` has room for one encrypted share per recipient and is empty in this version."""
+    """The keys are accepted; the site's secrets, shared and sealed for each recipient."""
 
     session: Session
-    shares: Annotated[dict[Name, bytes], Field(max_length=0)] = {}
+    sealed: Sealed
+
+
+class Accepted(Message):
+    """The shares have arrived whole; the masked vector may be asked for."""
+
+    session: Session
+
+
+class GroupKey(Message):
+    """What the coordinator may know of the key, and the secret sealed for each hospital."""
+
+    session: Session
+    public: PublicGroupKey
+    sealed: Annotated[dict[Name, SealedSecret], Field(max_length=MAX_SITES)]
 
 
 class MaskedInput(Message):
-    """The answer to `Statistics`, `Train` and `Evaluate`: one vector of 32-bit words."""
+    """The answer to `Statistics`, `Train` and `Evaluate`: one vector of 32-bit words, with ckks encrypted."""
+
+    session: Session
+    vector: Vector
+
+
+class DecryptedSum(Message):
+    """The sum of the masked vectors, as 32-bit words."""
 
     session: Session
     vector: Vector
@@ -166,11 +227,11 @@ class Signed(Message):
     signature: Signature
 
 
-class SelfMask(Message):
-    """The seed of the site's own mask."""
+class Revealed(Message):
+    """By owner: the share of a survivor's self-mask, or of a dropped site's mask key."""
 
     session: Session
-    seed: Key
+    shares: Annotated[dict[Name, Share], Field(max_length=MAX_SITES)]
 
 
 class LedgerReport(Message):
@@ -188,90 +249,40 @@ class LedgerReport(Message):
 
 
 class Refusal(Message):
-    """The site does not do what it was asked, and says why."""
+    """The site does not do what it was asked, and says why.
 
-    kind: Literal["budget", "privacy", "protocol", "refusal", "data", "config", "federation"]
+    `cohort` names the only hospitals with which the site gives the sum once more, where that is the reason.
+    """
+
+    kind: Literal["budget", "cohort", "privacy", "protocol", "refusal", "data", "config", "federation"]
     reason: Annotated[str, Field(max_length=2000)]
+    cohort: Names = ()
 
 
 Request = (
-    Describe | Join | AdvertiseKeys | ShareKeys | Statistics | Train | Evaluate | Consistency | Unmask | ReadLedger
+    Describe
+    | Join
+    | AdvertiseKeys
+    | ShareKeys
+    | MakeGroupKey
+    | DeliverShares
+    | Statistics
+    | Train
+    | Evaluate
+    | DecryptSum
+    | Consistency
+    | Unmask
+    | ReadLedger
 )
 MaskedRequest = Statistics | Train | Evaluate
-SessionRequest = AdvertiseKeys | ShareKeys | MaskedRequest | Consistency | Unmask
-Response = Description | Joined | KeyAdvert | Shares | MaskedInput | Signed | SelfMask | LedgerReport | Refusal
+SessionRequest = (
+    AdvertiseKeys | ShareKeys | MakeGroupKey | DeliverShares | MaskedRequest | DecryptSum | Consistency | Unmask
+)
+SessionResponse = KeyAdvert | Shares | GroupKey | Accepted | MaskedInput | DecryptedSum | Signed | Revealed
+Response = Description | Joined | SessionResponse | LedgerReport | Refusal
 R = TypeVar("R", bound=Message)
 
-_REQUESTS = {kind.__name__: kind for kind in Request.__args__}
-_RESPONSES = {kind.__name__: kind for kind in Response.__args__}
 
-
-def encode(message: Message) -> bytes:
-    """msgpack bytes of a message."""
-    return bytes(msgpack.packb([type(message).__name__, message.model_dump()]))
-
-
-def decode_request(raw: bytes | bytearray) -> Request:
-    """Read a request; anything else is a `ProtocolError`."""
-    return cast(Request, _decode(raw, _REQUESTS))
-
-
-def decode_response(raw: bytes | bytearray) -> Response:
-    """Read a response; anything else is a `ProtocolError`."""
-    return cast(Response, _decode(raw, _RESPONSES))
-
-
-def _decode(raw: bytes | bytearray, kinds: dict[str, type[Any]]) -> Any:
-    try:
-        kind, fields = msgpack.unpackb(
-            raw,
-            use_list=False,
-            strict_map_key=True,
-            max_bin_len=MAX_VECTOR_BYTES,
-            max_str_len=MAX_LEDGER_CHARACTERS,
-            max_array_len=1024,
-            max_map_len=1024,
-            max_ext_len=0,
-        )
-        return kinds[kind].model_validate(fields)
-    except ValidationError as error:
-        # The value itself stays out of the sentence: it may be megabytes, or a secret.
-        where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
-        raise ProtocolError(f"A {kind} message has a wrong or missing field: {where or 'fields'}.") from None
-    except (ValueError, TypeError, KeyError, msgpack.UnpackException, RecursionError):
-        raise ProtocolError(f"{len(raw)} bytes are not a message of protocol version {PROTOCOL}.") from None
-
-
-def content_digest(request: MaskedRequest) -> str:
-    """SHA-256 of a request apart from its attempt: equal for a repetition, different for another question."""
-    first = request.model_copy(update={"session": request.session.model_copy(update={"attempt": 1})})
-    return hashlib.sha256(encode(first)).hexdigest()
-
-
-def words_to_bytes(words: Words | NDArray[np.float32]) -> bytes:
-    """Little-endian bytes of a vector of 32-bit words."""
-    return words.astype(words.dtype.newbyteorder("<"), copy=False).tobytes()
-
-
-def bytes_to_words(raw: bytes) -> Words:
-    """The writable uint32 vector in `raw`.
-
-    Raises:
-        ProtocolError: the length is no multiple of four.
-    """
-    return _vector(raw, "<u4").astype(np.uint32)
-
-
-def bytes_to_floats(raw: bytes) -> NDArray[np.float32]:
-    """The writable float32 vector in `raw`.
-
-    Raises:
-        ProtocolError: the length is no multiple of four.
-    """
-    return _vector(raw, "<f4").astype(np.float32)
-
-
-def _vector(raw: bytes, dtype: str) -> NDArray[Any]:
-    if len(raw) % 4:
-        raise ProtocolError(f"A vector of {len(raw)} bytes does not consist of 32-bit words.")
-    return np.frombuffer(raw, dtype=dtype)
+def model_of(request: MaskedRequest) -> str | None:
+    """Digest of the model a request asks about; None for statistics."""
+    return None if isinstance(request, Statistics) else request.model_digest

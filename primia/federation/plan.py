@@ -7,12 +7,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from primia.config import Params, SecureAggregation, Training
+from primia.config import Params, SecureAggregation, Server, Training
 from primia.errors import ConfigError, ProtocolError
 from primia.federation.messages import Description, Digest, Name
 from primia.privacy.accounting import noise_multiplier_for
 from primia.secagg.quantise import Quantiser
 from primia.secagg.session import RunName
+from primia.secagg.threshold import threshold
 
 _UNNAMED = "unnamed-run"
 
@@ -46,11 +47,15 @@ class PrivacyPlan(_Part):
 
 
 class Plan(_Part):
-    """Everything that decides the result of a run, in order that each site can check it before it takes part."""
+    """Everything that decides the result of a run, in order that each site can check it before it takes part.
 
-    protocol: Literal[1] = 1
+    `threshold` is the number of hospitals that must stay to the end of every sum.
+    """
+
+    protocol: Literal[2] = 2
     run: RunName
     hospitals: dict[Name, Hospital] = Field(min_length=1, max_length=100)
+    threshold: int = Field(ge=1, le=100)
     classes: tuple[str, ...] = Field(min_length=2)
     pixels: int = Field(ge=1)
     synthetic: bool
@@ -58,6 +63,9 @@ class Plan(_Part):
     model_seed: int = Field(ge=0, lt=2**32)
     rounds: int = Field(ge=1)
     average: Annotated[float, Field(ge=0.0, lt=1.0)]
+    server: Server
+    patience: int | None = Field(ge=1)
+    rollback_margin: float | None = Field(gt=0.0)
     training: Training
     secure_aggregation: SecureAggregation
     weights: Literal["images", "equal"]
@@ -73,7 +81,12 @@ class Plan(_Part):
     @property
     def masked(self) -> bool:
         """Whether sums are masked."""
-        return self.secure_aggregation.scheme == "masking"
+        return self.secure_aggregation.scheme != "none"
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether masked vectors are encrypted, too, under a key of the sites."""
+        return self.secure_aggregation.scheme == "ckks"
 
     @property
     def quantiser(self) -> Quantiser:
@@ -132,8 +145,25 @@ def privacy_plan(params: Params) -> PrivacyPlan | None:
     )
 
 
-def draft_plan(params: Params, descriptions: Mapping[str, Description], *, privacy: PrivacyPlan | None) -> Plan:
-    """The plan of `params` for the sites that described themselves, still without a name of its run.
+def described_hospital(description: Description) -> Hospital:
+    """The roster's entry of a site that described itself."""
+    return Hospital(identity=description.identity.hex(), data=description.data)
+
+
+def draft_plan(
+    params: Params,
+    descriptions: Mapping[str, Description],
+    *,
+    privacy: PrivacyPlan | None,
+    known: Mapping[str, Hospital] | None = None,
+) -> Plan:
+    """The plan of `params`, still without a name of its run.
+
+    Args:
+        params: all of params.yaml.
+        descriptions: of the sites that described themselves.
+        privacy: see `privacy_plan`.
+        known: hospitals of an interrupted run of this plan that are absent now.
 
     Raises:
         ConfigError: a site answers under another name or was prepared with other classes or pixels.
@@ -148,19 +178,21 @@ def draft_plan(params: Params, descriptions: Mapping[str, Description], *, priva
                 f"Hospital {name} holds {described.pixels}-pixel images of {', '.join(described.classes)} as "
                 f"{described.name}, which is not what params.yaml says; run the preprocess stage again."
             )
+    hospitals = {name: described_hospital(described) for name, described in descriptions.items()} | dict(known or {})
     return Plan(
         run=_UNNAMED,
-        hospitals={
-            name: Hospital(identity=described.identity.hex(), data=described.data)
-            for name, described in descriptions.items()
-        },
+        hospitals={name: hospitals[name] for name in params.preprocess.hospitals if name in hospitals},
         classes=params.ingest.classes,
         pixels=params.preprocess.pixels,
         synthetic=params.ingest.source == "phantom",
         architecture=params.model.architecture,
         model_seed=params.model.seed,
+        threshold=threshold(len(hospitals)),
         rounds=params.federation.rounds,
         average=params.federation.average,
+        server=params.federation.server,
+        patience=params.federation.patience,
+        rollback_margin=params.federation.rollback_margin,
         training=params.training,
         secure_aggregation=params.secure_aggregation,
         weights="images" if privacy is None else "equal",

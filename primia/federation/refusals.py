@@ -10,6 +10,7 @@ from primia.errors import (
     SiteRefusal,
 )
 from primia.federation.messages import Refusal
+from primia.federation.released_sums import CohortRefusal
 
 
 class BudgetError(PrivacyError):
@@ -30,10 +31,16 @@ _KINDS = {
 
 def refusal_of(error: PrimiaError) -> Refusal:
     """The message a site sends instead of an answer."""
+    reason = str(error)[:2000]
+    if isinstance(error, CohortRefusal):
+        return Refusal(kind="cohort", reason=reason, cohort=error.cohort)
     kind = next((kind for kind, cls in _KINDS.items() if isinstance(error, cls)), "federation")
-    return Refusal.model_validate({"kind": kind, "reason": str(error)[:2000]})
+    return Refusal.model_validate({"kind": kind, "reason": reason})
 
 
 def error_of(refusal: Refusal, *, site: str, step: str) -> PrimiaError:
     """The exception that a refusal stands for, naming the site."""
-    return _KINDS[refusal.kind](f"Hospital {site} refuses {step}: {refusal.reason}")
+    sentence = f"Hospital {site} refuses {step}: {refusal.reason}"
+    if refusal.kind == "cohort":
+        return CohortRefusal(sentence, cohort=refusal.cohort)
+    return _KINDS[refusal.kind](sentence)

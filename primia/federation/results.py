@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from primia.federation.coordinator import FederationResult
+from primia.federation.journal import record_line
 from primia.files import write_csv, write_json, write_text
 
 COVERED = ("training of the model weights",)
@@ -18,9 +19,10 @@ UNCOVERED = (
 
 
 def write_results(folder: Path, result: FederationResult) -> None:
-    """Write rounds.csv, metrics.json, privacy.json and ledger/<hospital>.jsonl into `folder`."""
+    """Write rounds.csv, rounds.jsonl, metrics.json, privacy.json and ledger/<hospital>.jsonl into `folder`."""
     rows = [asdict(record) for record in result.records]
     write_csv(folder / "rounds.csv", rows[0], (row.values() for row in rows))
+    write_text(folder / "rounds.jsonl", "".join(f"{record_line(session)}\n" for session in result.sessions))
     best = next(record for record in result.records if record.round == result.model.round)
     write_json(
         folder / "metrics.json",
@@ -34,7 +36,7 @@ def write_results(folder: Path, result: FederationResult) -> None:
             "stopped": result.stopped,
             "model_digest": result.model.digest(),
             "plan_digest": result.plan.digest(),
-            "secure_aggregation": "masking" if result.plan.masked else "none",
+            "secure_aggregation": result.plan.secure_aggregation.scheme,
         },
     )
     write_json(folder / "privacy.json", _privacy(result))
@@ -43,7 +45,11 @@ def write_results(folder: Path, result: FederationResult) -> None:
 
 
 def _privacy(result: FederationResult) -> dict[str, Any]:
-    """What was spent per patient. A patient belongs to one hospital, so the largest ε over hospitals holds for all."""
+    """What was spent per patient. A patient belongs to one hospital, so the largest ε over hospitals holds for all.
+
+    A hospital whose ledger could not be read spent at most the target, which it does not exceed; what all its runs
+    together spent nobody knows.
+    """
     plan = result.plan.privacy
     said: dict[str, Any] = {
         "enabled": plan is not None,
@@ -59,14 +65,17 @@ def _privacy(result: FederationResult) -> dict[str, Any]:
         name: {"epsilon": ledger.epsilon, "steps": ledger.steps, "attempts": ledger.attempts}
         for name, ledger in result.ledgers.items()
     }
+    unread = [name for name in result.plan.hospitals if name not in result.ledgers]
+    ledgers = result.ledgers.values()
     return said | {
-        "epsilon": max(ledger.epsilon for ledger in result.ledgers.values()),
-        "epsilon_all_runs": max(ledger.epsilon_all_runs for ledger in result.ledgers.values()),
+        "epsilon": plan.target_epsilon if unread else max(ledger.epsilon for ledger in ledgers),
+        "epsilon_all_runs": None if unread else max(ledger.epsilon_all_runs for ledger in ledgers),
+        "unread_ledgers": unread,
         "delta": plan.delta,
         "target_epsilon": plan.target_epsilon,
         "noise_multiplier": plan.noise_multiplier,
         "clip_norm": plan.clip_norm,
         "sampling_rate": plan.sampling_rate,
-        "steps": max(ledger.steps for ledger in result.ledgers.values()),
+        "steps": max((ledger.steps for ledger in ledgers), default=0),
         "per_site": per_site,
     }

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from primia.config import Params
 from primia.federation import messages as m
-from primia.federation.channel import exchange
-from primia.federation.checkpoint import RoundRecord, open_run
-from primia.federation.coordinator import START_DEADLINE_S, Coordinator, FederationResult
+from primia.federation.channel import Channel, UnavailableError, ask
+from primia.federation.checkpoint import RoundRecord, absent_hospitals, open_run
+from primia.federation.cohort import START_DEADLINE_S
+from primia.federation.coordinator import Coordinator, FederationResult
+from primia.federation.floors import Floors
 from primia.federation.local_channel import LocalChannel
-from primia.federation.plan import draft_plan, privacy_plan
+from primia.federation.plan import Plan, PrivacyPlan, described_hospital, draft_plan, privacy_plan
 
 
 def federate(
@@ -17,6 +19,7 @@ def federate(
     *,
     sites: Path,
     state: Path,
+    floors: Floors | None = None,
     on_round: Callable[[RoundRecord], None] | None = None,
     on_result: Callable[[FederationResult], None] | None = None,
 ) -> FederationResult:
@@ -30,6 +33,8 @@ def federate(
         sites: holds one folder per hospital with train.safetensors and validation.safetensors.
         state: where hospitals keep keys, ledgers and answers (`sites/<hospital>`), and the coordinator its runs
             (`federation/<run>`); it must outlive the call.
+        floors: what all hospitals demand in this call, instead of their floors.json. Only for one machine whose owner
+            owns all hospitals: demonstrations and baselines in clear.
         on_round: called after each newly finished round.
         on_result: saves the result; only when it returns is the run finished, else the same call resumes.
 
@@ -38,13 +43,14 @@ def federate(
     """
     names = params.preprocess.hospitals
     channel = LocalChannel(
-        {name: sites / name for name in names}, states={name: state / "sites" / name for name in names}
+        {name: sites / name for name in names},
+        states={name: state / "sites" / name for name in names},
+        floors=floors,
     )
+    runs = state / "federation"
     with channel:
         privacy = privacy_plan(params)  # takes seconds, like the start of the processes
-        requests: dict[str, m.Request] = dict.fromkeys(names, m.Describe())
-        descriptions = exchange(channel, requests, m.Description, step="to start", deadline_s=START_DEADLINE_S)
-        plan, folder = open_run(state / "federation", draft_plan(params, descriptions, privacy=privacy))
+        plan, folder = open_run(runs, describe(channel, params, runs=runs, privacy=privacy))
         coordinator = Coordinator(
             plan,
             channel=channel,
@@ -54,3 +60,21 @@ def federate(
             on_result=on_result,
         )
         return coordinator.run()
+
+
+def describe(channel: Channel, params: Params, *, runs: Path, privacy: PrivacyPlan | None) -> Plan:
+    """Ask every hospital who it is, and draft the plan; one that was part of an unfinished run may be absent.
+
+    Raises:
+        PrimiaError: a hospital that a new run needs refuses to start.
+        UnavailableError: it does not answer.
+    """
+    requests: dict[str, m.Request] = dict.fromkeys(params.preprocess.hospitals, m.Describe())
+    described, lost = ask(channel, requests, m.Description, step="to start", deadline_s=START_DEADLINE_S)
+    known = absent_hospitals(runs, {name: described_hospital(told) for name, told in described.items()})
+    if lost.keys() - known.keys():
+        for why in lost.values():
+            if why.refusal is not None:
+                raise why.refusal
+        raise UnavailableError({name: why.reason for name, why in lost.items()}, step="the first question")
+    return draft_plan(params, described, privacy=privacy, known={name: known[name] for name in lost})

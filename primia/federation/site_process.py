@@ -14,7 +14,9 @@ from pathlib import Path
 
 from primia.errors import FederationError, PrimiaError
 from primia.federation import wire
-from primia.federation.messages import Response, decode_request, encode
+from primia.federation.codec import decode_request, encode
+from primia.federation.floors import Floors
+from primia.federation.messages import Response
 from primia.federation.refusals import refusal_of
 from primia.federation.site import Site
 
@@ -67,6 +69,7 @@ def main() -> int:
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--socket", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--floors", type=Floors.model_validate_json, default=None)
     arguments = parser.parse_args()
     # Ctrl-C reaches the whole group; the coordinator decides what ends, and closes the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -75,7 +78,10 @@ def main() -> int:
     with socket.socket(fileno=arguments.socket) as stream, contextlib.suppress(ConnectionError):
         try:
             with _alone(arguments.state, arguments.name):
-                serve(stream, Site(name=arguments.name, folder=arguments.folder, state=arguments.state))
+                site = Site(
+                    name=arguments.name, folder=arguments.folder, state=arguments.state, floors=arguments.floors
+                )
+                serve(stream, site)
         except PrimiaError as error:
             if wire.receive(stream) is not None:  # the first question gets the reason
                 wire.send(stream, encode(refusal_of(error)))

@@ -5,7 +5,7 @@ below the figures' own spread, and integers add up to the same bits in any order
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,64 +16,120 @@ from torch import Tensor
 from primia.errors import FederationError
 from primia.federation.plan import Plan
 from primia.secagg.vector import Layout, Part, share_of_word
+from primia.training.objective import balanced_weights
 
 _MOMENT_STEPS = 2**12
 _LOSS_STEPS = 2**8
 _LARGEST_LOSS = 32.0  # of one image; a network this wrong needs no finer figure
 _SMALLEST_STD = 1e-3
+_WORD = 32
 
 Totals = Mapping[str, NDArray[np.int64]]
 
 
 def statistics_layout(plan: Plan) -> Layout:
-    """Count of training images, sum of their means, sum of their mean squares."""
+    """Count of training images, sums of their means and mean squares, and counts of labels if classes are weighed."""
     share = share_of_word(len(plan.hospitals))
-    return Layout((Part("images", 1, share), Part("mean", 1, share), Part("square", 1, share)))
+    labels = len(plan.classes) if plan.training.class_weights else 0
+    return Layout(
+        (Part("images", 1, share), Part("mean", 1, share), Part("square", 1, share), Part("labels", labels, share))
+    )
 
 
-def statistics_values(images: Tensor) -> dict[str, int]:
-    """One site's part of the statistics; `images` is (images, 1, pixels, pixels) in [0, 1]."""
+def statistics_values(plan: Plan, images: Tensor, labels: Tensor) -> dict[str, NDArray[np.int64] | int]:
+    """One site's part of the statistics; `images` is (images, 1, pixels, pixels) in [0, 1], `labels` (images,)."""
     pixels = images.to(torch.float64).flatten(1)
+    counts = np.bincount(labels.numpy(), minlength=len(plan.classes))
     return {
         "images": len(images),
         "mean": round(float(pixels.mean(dim=1).sum()) * _MOMENT_STEPS),
         "square": round(float(pixels.square().mean(dim=1).sum()) * _MOMENT_STEPS),
+        "labels": counts if plan.training.class_weights else np.zeros(0, dtype=np.int64),
     }
 
 
 @dataclass(frozen=True)
 class PooledStatistics:
-    """Mean and standard deviation of all sites' training pixels together, and the number of images."""
+    """Mean and standard deviation of the training pixels of the sites in `counted`, and their number of images.
+
+    `class_weights` balance the label counts of all these images, None where the plan does not weigh classes.
+    """
 
     images: int
     mean: float
     std: float
+    counted: tuple[str, ...]
+    class_weights: tuple[float, ...] | None = None
 
 
-def pooled_statistics(totals: Totals) -> PooledStatistics:
-    """Read the unmasked statistics."""
+def pooled_statistics(totals: Totals, *, counted: Sequence[str]) -> PooledStatistics:
+    """Read the unmasked statistics of the sites in `counted`."""
     images = int(totals["images"][0])
     if images == 0:
         raise FederationError("No hospital holds a training image; run the preprocess stage again.")
     mean, square = (int(totals[name][0]) / _MOMENT_STEPS / images for name in ("mean", "square"))
     std = math.sqrt(max(square - mean**2, _SMALLEST_STD**2))
-    return PooledStatistics(images=images, mean=float(np.float32(mean)), std=float(np.float32(std)))
+    labels = [int(count) for count in totals["labels"]]
+    return PooledStatistics(
+        images=images,
+        mean=float(np.float32(mean)),
+        std=float(np.float32(std)),
+        counted=tuple(sorted(counted)),
+        class_weights=balanced_weights(labels) if labels else None,
+    )
+
+
+@dataclass(frozen=True)
+class WeightBound:
+    """Public bounds of the weights in a round: of their sum, and of a site that the statistics did not count."""
+
+    total: int
+    spare: int
+
+
+def weight_bound(plan: Plan, statistics: PooledStatistics) -> WeightBound:
+    """The statistics say what the counted sites weigh together; the others share what is left of a 32-bit sum."""
+    hospitals = len(plan.hospitals)
+    if plan.weights == "equal":
+        return WeightBound(total=hospitals, spare=1)
+    missing = hospitals - len(statistics.counted)
+    spare = max((1 << (_WORD - plan.secure_aggregation.bits)) - statistics.images, 0) // missing if missing else 0
+    return WeightBound(total=statistics.images + missing * spare, spare=spare)
 
 
 def train_layout(plan: Plan, *, parameters: int, total_weight: int) -> Layout:
-    """Weighted integer change of every weight, the weight, and the number of clipped entries.
+    """Weighted integer change of every weight, and what is said about it.
+
+    These are the weight, the clipped entries, whether the change was scaled down to the norm bound, and, without
+    differential privacy (which does not cover it), the weighted training loss.
 
     Raises:
         ConfigError: the sum could leave 32 bits.
     """
     plan.quantiser.check_headroom(total_weight)
+    share = share_of_word(len(plan.hospitals))
     return Layout(
         (
             Part("delta", parameters, total_weight * plan.quantiser.levels, signed=True),
             Part("weight", 1, total_weight),
-            Part("clipped", 1, share_of_word(len(plan.hospitals))),
+            Part("clipped", 1, share),
+            Part("shrunk", 1, 1),
+            Part("loss", 1 if plan.privacy is None else 0, share),
         )
     )
+
+
+def weighted_loss(plan: Plan, loss: float, *, weight: int) -> NDArray[np.int64]:
+    """One site's training loss times its weight, (1,); (0,) with differential privacy."""
+    if plan.privacy is not None:
+        return np.zeros(0, dtype=np.int64)
+    steps = round(min(max(0.0, loss), _LARGEST_LOSS) * weight * _LOSS_STEPS)
+    return np.array([min(steps, share_of_word(len(plan.hospitals)))], dtype=np.int64)
+
+
+def mean_loss(totals: Totals, *, weight: int) -> float | None:
+    """Mean training loss per image over all sites; None with differential privacy."""
+    return int(totals["loss"][0]) / _LOSS_STEPS / weight if len(totals["loss"]) else None
 
 
 def evaluate_layout(plan: Plan) -> Layout:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from primia.federation.messages import words_to_bytes
+from primia.federation.vectors import words_to_bytes
 
 Floats = NDArray[np.float32]
 

@@ -1,6 +1,9 @@
 """What a site computes on its own images, before anything is quantised or masked."""
 
 import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,20 +11,50 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from primia.data.image_set import ImageSet
+from primia.federation.local_normalisation import LocalNormalisation, normalisation_weights
 from primia.federation.plan import Plan
 from primia.federation.weights import Floats, head_vector, load_head
 from primia.models.networks import build_network
 from primia.privacy.noise import NoiseSource
+from primia.training.objective import learning_rate_of
 from primia.training.plain import train_plain
 from primia.training.private import train_private
 
 _BATCH = 128  # images through the front, or the head at evaluation, at a time
 
 
-class LocalWork:
-    """The network of a plan and one site's images; front features are computed once and kept in memory."""
+@dataclass(frozen=True)
+class LocalResult:
+    """What one round of local training gives.
 
-    def __init__(self, plan: Plan, *, name: str, train: ImageSet, validation: ImageSet) -> None:
+    `delta` is the change of the weights, (parameters,), of L2 norm at most `secure_aggregation.norm_bound`; `shrunk`
+    says whether it had to be scaled down to that. `loss` is the mean training loss in nats, and 0 with differential
+    privacy, which does not cover it.
+    """
+
+    delta: NDArray[np.float64]
+    loss: float
+    shrunk: bool
+
+
+class LocalWork:
+    """The network of a plan and one site's images; front features are computed once and kept in memory.
+
+    With `training.local_normalisation` the site keeps its own normalisation layers from round to round (FedBN, Li et
+    al. 2021): every round it trains from the global model with its own layers in place of the global ones, since
+    scanners differ most in what these layers take out. Unlike FedBN's sites it still sends how far its own layers are
+    from the global ones, so that the published model carries their mean: a hospital outside has none of its own.
+    Validation is of the published model, with the mean layers.
+    """
+
+    def __init__(
+        self, plan: Plan, *, name: str, train: ImageSet, validation: ImageSet, state: Path | None = None
+    ) -> None:
+        """`state` is the site's folder, for what must outlive the process; without it own layers stay in memory.
+
+        Raises:
+            DataError: the file of the site's own normalisation layers is damaged.
+        """
         torch.set_num_threads(plan.training.threads)
         self._plan, self._name = plan, name
         self._train, self._validation = train, validation
@@ -31,41 +64,91 @@ class LocalWork:
         self.parameters = len(head_vector(self._network.head))
         self._standard: tuple[float, float] | None = None
         self._inputs: dict[str, Tensor] = {}
+        self._own: LocalNormalisation | None = None
+        if plan.training.local_normalisation:
+            path = None if state is None else state / "normalisation" / f"{plan.run}.safetensors"
+            self._own, self._is_own = LocalNormalisation(path), normalisation_weights(self._network.head)
 
-    def train(self, model: Floats, *, mean: float, std: float, round: int, noise: NoiseSource) -> NDArray[np.float64]:
-        """Change of the weights, (parameters,), by one round of local training from `model`."""
-        plan, head = self._plan, self._network.head
-        load_head(head, model)
-        inputs, labels = self._features("train", mean=mean, std=std), self._train.labels
+    def train(
+        self,
+        model: Floats,
+        *,
+        mean: float,
+        std: float,
+        round: int,
+        noise: NoiseSource,
+        class_weights: tuple[float, ...] | None = None,
+    ) -> LocalResult:
+        """One round of local training from `model`, (parameters,).
+
+        Equal arguments give equal bits, also in a restarted process, as long as `noise` does.
+
+        Args:
+            model: the global model.
+            mean: of all sites' training pixels.
+            std: of all sites' training pixels.
+            round: counted from 1.
+            noise: of differential privacy; unused without it.
+            class_weights: of the loss, one per class; None without `training.class_weights`; unused with differential
+                privacy, like MixUp, which the configuration refuses there.
+        """
+        head, start = self._network.head, model
+        own = None if self._own is None else self._own.before(round)
+        if own is not None:
+            start = model.copy()
+            start[self._is_own] = own
+        load_head(head, start)
+        inputs = self._features("train", mean=mean, std=std)
         head.train()
+        loss = self._descend(inputs, round=round, noise=noise, class_weights=class_weights)
+        after = head_vector(head)
+        if self._own is not None:
+            self._own.keep(round, after[self._is_own])
+        delta, shrunk = within_norm(
+            after.astype(np.float64) - model.astype(np.float64), bound=self._plan.secure_aggregation.norm_bound
+        )
+        return LocalResult(delta=delta, loss=loss, shrunk=shrunk)
+
+    def _descend(
+        self, inputs: Tensor, *, round: int, noise: NoiseSource, class_weights: tuple[float, ...] | None
+    ) -> float:
+        """Train the head in place; the mean loss, or 0 with differential privacy."""
+        plan, settings, head = self._plan, self._plan.training, self._network.head
         if plan.privacy is None:
-            train_plain(
+            return train_plain(
                 head,
                 inputs=inputs,
-                labels=labels,
-                epochs=plan.training.local_epochs,
-                batch_size=plan.training.batch_size,
-                learning_rate=plan.training.learning_rate,
-                weight_decay=plan.training.weight_decay,
-                augment=plan.training.augment and isinstance(self._network.front, nn.Identity),
-                precision=plan.training.precision,
-                seed=_seed(plan.training.seed, round=round, site=self._name),
+                labels=self._train.labels,
+                epochs=settings.local_epochs,
+                steps=settings.local_steps,
+                batch_size=settings.batch_size,
+                learning_rate=self._scheduled(settings.learning_rate, round),
+                weight_decay=settings.weight_decay,
+                proximal=settings.proximal,
+                class_weights=class_weights,
+                augment=settings.augment and isinstance(self._network.front, nn.Identity),
+                mixup=settings.mixup,
+                precision=settings.precision,
+                seed=_seed(settings.seed, round=round, site=self._name),
             )
-        else:
-            train_private(
-                head,
-                inputs=inputs,
-                labels=labels,
-                patients=self._train.patients,
-                clip_norm=plan.privacy.clip_norm,
-                noise_multiplier=plan.privacy.noise_multiplier,
-                sampling_rate=plan.privacy.sampling_rate,
-                expected_batch=plan.privacy.expected_batch,
-                steps=plan.privacy.local_steps,
-                learning_rate=plan.privacy.learning_rate,
-                noise=noise,
-            )
-        return head_vector(head).astype(np.float64) - model.astype(np.float64)
+        train_private(
+            head,
+            inputs=inputs,
+            labels=self._train.labels,
+            patients=self._train.patients,
+            clip_norm=plan.privacy.clip_norm,
+            noise_multiplier=plan.privacy.noise_multiplier,
+            sampling_rate=plan.privacy.sampling_rate,
+            expected_batch=plan.privacy.expected_batch,
+            steps=plan.privacy.local_steps,
+            learning_rate=self._scheduled(plan.privacy.learning_rate, round),
+            proximal=settings.proximal,
+            noise=noise,
+        )
+        return 0.0
+
+    def _scheduled(self, base: float, round: int) -> float:
+        return learning_rate_of(base, self._plan.training.schedule, round=round, rounds=self._plan.rounds)
 
     def validate(self, model: Floats, *, mean: float, std: float) -> Tensor:
         """Logits of `model` on the validation images, (images, classes) float32."""
@@ -89,6 +172,17 @@ class LocalWork:
                     ]
                 )
         return self._inputs[split]
+
+
+def within_norm(delta: NDArray[np.float64], *, bound: float) -> tuple[NDArray[np.float64], bool]:
+    """Scale `delta` down to an L2 norm of at most `bound`, and say whether that was needed.
+
+    The bound is public and only honest sites keep it: no single change is seen by anybody who could check.
+    """
+    norm = math.sqrt(np.square(delta).sum())  # not BLAS, whose sum depends on the number of threads
+    if not bound < norm < math.inf:  # what is no finite number is left to the quantiser, which refuses it
+        return delta, False
+    return delta * (bound * (1 - 1e-12) / norm), True
 
 
 def _seed(seed: int, *, round: int, site: str) -> int:

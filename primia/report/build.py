@@ -86,6 +86,8 @@ def _draw(results: Path, facts: Mapping[str, Any], folder: Path) -> set[str]:
         folder / "confusion.png", _rows(evaluation / "confusion.csv"), classes=facts["evaluation"]["classes"]
     )
     plots.draw_calibration(folder / "calibration.png", _rows(evaluation / "calibration.csv"))
+    if facts["comparison"]["enabled"]:
+        plots.draw_comparison(folder / "comparison.png", facts["comparison"])
     plots.draw_logits(folder / "logits.png", _rows(results / "encryption/logits.csv"))
     if target_epsilon is not None:
         spent = {name: site["epsilon"] for name, site in privacy["per_site"].items()}

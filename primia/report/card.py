@@ -31,7 +31,7 @@ def render_card(template: Path, *, facts: Mapping[str, Any], plots: Collection[s
     environment = Environment(  # noqa: S701
         undefined=StrictUndefined, finalize=_plain, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    for fill in (_number, _short, _interval, _bytes, _exponential):
+    for fill in (_number, _signed, _short, _interval, _bytes, _exponential):
         environment.filters[fill.__name__.removeprefix("_")] = _of_what_is_there(fill)
     try:
         return environment.from_string(template.read_text()).render(**facts, plots=plots)
@@ -68,6 +68,10 @@ def _plain(value: Any) -> Any:
 
 def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
 
 
 def _short(value: float | None) -> str:

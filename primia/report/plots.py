@@ -170,3 +170,33 @@ def draw_logits(path: Path, logits: Sequence[Row]) -> None:
         left.set(title="Logits under encryption", xlabel="in clear", ylabel="encrypted")
         right.set(title="Encryption noise", xlabel="in clear", ylabel="encrypted − in clear")
         left.legend(loc="upper left")
+
+
+def draw_comparison(path: Path, comparison: Mapping[str, Any]) -> None:
+    """MCC of every arm with the single seeds as dots, and the paired differences; `comparison` is comparison.json."""
+    arms, differences = comparison["arms"], comparison["differences"]
+    rows = max(len(arms), len(differences))
+    with _figure(path, size=(9.6, 1.4 + 0.36 * rows)) as figure:
+        left, right = figure.subplots(1, 2)
+        _draw_intervals(left, [arm["mcc"] for arm in arms], names=[arm["label"] for arm in arms])
+        for place, arm in enumerate(arms):
+            seeds = arm["mcc_by_seed"]
+            left.plot(seeds, [place] * len(seeds), ".", markersize=4, color=QUIET, zorder=3)
+        _draw_intervals(
+            right,
+            [difference["mcc"] for difference in differences],
+            names=[difference["label"].replace(" − ", "\n− ") for difference in differences],
+        )
+        right.axvline(0, color=QUIET, linestyle=":")
+        left.set(title="MCC on the same test patients", xlabel="MCC")
+        right.set(title="Paired differences", xlabel="difference of MCC")
+
+
+def _draw_intervals(axes: Any, figures: Sequence[Mapping[str, float]], *, names: Sequence[str]) -> None:
+    """Values with their intervals, the first on top."""
+    value, low, high = (np.array([figure[end] for figure in figures]) for end in ("value", "low", "high"))
+    whiskers = [np.maximum(value - low, 0), np.maximum(high - value, 0)]
+    axes.errorbar(value, np.arange(len(names)), xerr=whiskers, fmt="o", capsize=3, color=COLOURS[0])
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)

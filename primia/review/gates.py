@@ -20,6 +20,7 @@ FILES = {
     "federation": Path("results/federation/metrics.json"),
     "privacy": Path("results/federation/privacy.json"),
     "evaluation": Path("results/evaluation/metrics.json"),
+    "comparison": Path("results/comparison/comparison.json"),
     "attack": Path("results/attack/attack.json"),
     "encryption": Path("results/encryption/metrics.json"),
 }
@@ -81,7 +82,7 @@ def collect_facts(root: Path) -> dict[str, Any]:
         root: folder that holds params.yaml, data/raw/source.json and results/.
 
     Returns:
-        Sections params, data, federation, privacy, evaluation, attack and encryption.
+        Sections params, data, federation, privacy, evaluation, comparison, attack and encryption.
 
     Raises:
         DataError: a file exists but is not valid JSON.

@@ -1,7 +1,9 @@
-"""A site's lasting Ed25519 identity, and the X25519 mask key it makes afresh for every session."""
+"""A site's lasting Ed25519 identity, and the two X25519 keys it makes afresh for every session."""
 
+import hashlib
 import hmac
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -70,12 +72,18 @@ def verify(public: bytes, signature: bytes, content: bytes) -> bool:
     return True
 
 
-class MaskKey:
+class SessionKey:
     """An X25519 pair (RFC 7748) that lives for one session."""
 
-    def __init__(self) -> None:
-        self._private = X25519PrivateKey.generate()
+    def __init__(self, private: bytes | None = None) -> None:
+        """A fresh pair, or the one of the 32 bytes `private` that its owner's neighbours gave back."""
+        generate, load = X25519PrivateKey.generate, X25519PrivateKey.from_private_bytes
+        self._private = generate() if private is None else load(private)
         self.public = self._private.public_key().public_bytes_raw()  # 32 bytes
+
+    def private_bytes(self) -> bytes:
+        """The 32 bytes that are shared among the neighbours."""
+        return self._private.private_bytes_raw()
 
     def agree(self, peer: bytes) -> bytes:
         """The 32-byte secret shared with the owner of the public key `peer`.
@@ -86,35 +94,56 @@ class MaskKey:
         try:
             secret = self._private.exchange(X25519PublicKey.from_public_bytes(peer))
         except ValueError as error:
-            raise ProtocolError("A mask key is a point of small order; its owner must advertise a new one.") from error
+            raise ProtocolError("A session key is a point of small order; its owner must make another.") from error
         if hmac.compare_digest(secret, bytes(KEY_BYTES)):
-            raise ProtocolError("A mask key gives an all-zero secret; its owner must advertise a new one.")
+            raise ProtocolError("A session key gives an all-zero secret; its owner must make another.")
         return secret
 
 
-class SignedKey(BaseModel):
-    """A site's mask key for one session, signed with its identity."""
+class SignedKeys(BaseModel):
+    """A site's two public keys for one session, signed together with its identity.
+
+    `channel` seals the shares that pass between two sites; `mask` makes the masks that two sites have in common.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: str = Field(min_length=1, max_length=32)
-    key: bytes = Field(min_length=KEY_BYTES, max_length=KEY_BYTES)
+    channel: bytes = Field(min_length=KEY_BYTES, max_length=KEY_BYTES)
+    mask: bytes = Field(min_length=KEY_BYTES, max_length=KEY_BYTES)
     signature: bytes = Field(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)
 
 
-def sign_mask_key(identity: Identity, session: Session, *, name: str, key: bytes) -> SignedKey:
-    """Bind the mask key `key` to `name` and `session`."""
-    return SignedKey(name=name, key=key, signature=identity.sign(statement("mask-key", session, name, key)))
+def sign_keys(identity: Identity, session: Session, *, name: str, channel: bytes, mask: bytes) -> SignedKeys:
+    """Bind both public keys to `name` and `session` (round 0)."""
+    signature = identity.sign(statement("keys", session, name, channel, mask))
+    return SignedKeys(name=name, channel=channel, mask=mask, signature=signature)
 
 
-def verify_mask_key(advert: SignedKey, session: Session, *, identity: bytes) -> None:
-    """Check that the owner of `identity` signed this key for this session.
+def keys_digest(keys: Iterable[SignedKeys], session: Session) -> bytes:
+    """SHA-256 of all keys of round 0, in the order of their names: what the sites of a session must agree on."""
+    adverts = sorted([advert.name, advert.channel, advert.mask] for advert in keys)
+    return hashlib.sha256(statement("all-keys", session, adverts)).digest()
+
+
+def verify_keys(keys: SignedKeys, session: Session, *, identity: bytes) -> None:
+    """Check that the owner of `identity` signed these keys for this session, and that they are fit for agreement.
+
+    The coordinator checks too, before it passes the keys on, in order that one bad site cannot stop the others.
 
     Raises:
-        ProtocolError: somebody else's key, or one of another session.
+        ProtocolError: somebody else's keys, those of another session, or a point of small order.
     """
-    if not verify(identity, advert.signature, statement("mask-key", session, advert.name, advert.key)):
+    if not verify(identity, keys.signature, statement("keys", session, keys.name, keys.channel, keys.mask)):
         raise ProtocolError(
-            f"The mask key of {advert.name} for {session} is not signed by its pinned identity; "
-            "it was swapped on the way, or the hospital has a new identity that must be pinned first."
+            f"The keys of {keys.name} for {session} are not signed by its pinned identity; "
+            "they were swapped on the way, or the hospital has a new identity that must be pinned first."
         )
+    try:
+        for key in (keys.channel, keys.mask):
+            _PROBE.agree(key)
+    except ProtocolError as error:
+        raise ProtocolError(f"A key of {keys.name} for {session} is unfit; start a new attempt without it.") from error
+
+
+_PROBE = SessionKey()  # a point of small order gives zero with this key as with every other

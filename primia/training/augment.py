@@ -1,10 +1,11 @@
 """Small random changes of exposure and pose, as between two X-rays of one child."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 _ROTATION = math.radians(7.0)
 _SCALE = 0.07
@@ -13,31 +14,54 @@ _CONTRAST = 0.1
 _BRIGHTNESS = 0.1  # of a standard deviation of the standardised image
 
 
-def augment_images(images: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Move, turn, scale and re-expose each image by its own random amount.
+def augmentation(*, pixels: int, seed: int) -> Callable[[Tensor], Tensor]:
+    """A function that moves, turns, scales and re-exposes each image of a batch by its own random amount.
 
-    Rotation up to 7°, scale up to 7 %, shift up to 5 % of the side, contrast up to 10 %, brightness up to 0.1. Never
-    mirrored: the heart lies on the left.
+    MONAI's RandAffine, RandScaleIntensity and RandShiftIntensity: rotation up to 7°, scale up to 7 % along each axis,
+    shift up to 5 % of the side, contrast up to 10 %, brightness up to 0.1. Never mirrored: the heart lies on the left.
 
     Args:
-        images: standardised, (n, 1, p, p) float32.
-        generator: all randomness comes from here.
+        pixels: side p of the square images.
+        seed: of all randomness, below 2^32; the first call gives the same images again, and so does the second.
 
     Returns:
-        A new tensor of the same shape; what moves in from outside repeats the border.
+        Maps standardised images (n, 1, p, p) float32 to a new tensor of the same shape; what moves in from outside
+        repeats the border.
     """
-    n = len(images)
-    draws = 2 * torch.rand(n, 6, generator=generator) - 1
-    angle = draws[:, 0] * _ROTATION
-    scale = 1 + draws[:, 1] * _SCALE
-    # affine_grid counts the image from -1 to 1, so the side is 2 long.
-    shift = draws[:, 2:4] * 2 * _SHIFT
-    cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
-    pose = torch.stack(
-        [torch.stack([cosine, -sine, shift[:, 0]], dim=1), torch.stack([sine, cosine, shift[:, 1]], dim=1)], dim=1
-    )  # (n, 2, 3)
-    grid = functional.affine_grid(pose, list(images.shape), align_corners=False)
-    moved = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    contrast = 1 + draws[:, 4] * _CONTRAST
-    brightness = draws[:, 5] * _BRIGHTNESS
-    return moved * contrast[:, None, None, None] + brightness[:, None, None, None]
+    # Importing MONAI takes seconds.
+    from monai.transforms import Compose, RandAffine, RandScaleIntensity, RandShiftIntensity
+
+    change = Compose(
+        [
+            RandAffine(
+                prob=1.0,
+                rotate_range=_ROTATION,
+                scale_range=(_SCALE, _SCALE),
+                translate_range=(_SHIFT * pixels, _SHIFT * pixels),
+                spatial_size=(pixels, pixels),
+                padding_mode="border",
+                cache_grid=True,
+            ),
+            RandScaleIntensity(factors=_CONTRAST, prob=1.0),
+            RandShiftIntensity(offsets=_BRIGHTNESS, prob=1.0),
+        ]
+    ).set_random_state(seed=seed)
+
+    def augmented(images: Tensor) -> Tensor:
+        with _without_history():
+            return torch.stack([change(image) for image in images])
+
+    return augmented
+
+
+@contextmanager
+def _without_history() -> Iterator[None]:
+    """Keep MONAI from recording on each image what was done to it, which takes more time than doing it."""
+    from monai.data import get_track_meta, set_track_meta
+
+    recorded = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(recorded)

@@ -1,10 +1,17 @@
 """Training without differential privacy: stochastic gradient descent over a site's images."""
 
+import math
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.sgd import sgd
 
-from primia.training.augment import augment_images
+from primia.training.augment import augmentation
+from primia.training.mixup import mix
 
 
 def train_plain(
@@ -19,6 +26,10 @@ def train_plain(
     augment: bool,
     precision: str,
     seed: int,
+    steps: int | None = None,
+    proximal: float = 0.0,
+    class_weights: Sequence[float] | None = None,
+    mixup: float = 0.0,
 ) -> float:
     """Train `head` in place with momentum 0.9 at a constant learning rate.
 
@@ -34,34 +45,69 @@ def train_plain(
         weight_decay: of SGD, on every weight.
         augment: change the pose and exposure of images; features of a fixed front are taken as they are.
         precision: `float32`, or `bfloat16` for mixed precision with channels last.
-        seed: of the order and the augmentation.
+        seed: of the order, the augmentation and the blends, below 2^32.
+        steps: so many batches instead of `epochs`, with as many passes as that takes, the last one perhaps cut short.
+        proximal: FedProx's μ: the loss gains μ/2·‖w − w₀‖², w₀ the weights at the start (Li et al. 2020, equation 2).
+        class_weights: one per class, as in `torch.nn.functional.cross_entropy`.
+        mixup: parameter of the Beta distribution for MixUp, 0: off.
 
     Returns:
-        The mean cross-entropy over all images of all passes, in nats, each before the step that used it.
+        The mean loss that was trained on, without the proximal term, over all images of all batches, in nats, each
+        before the step that used it.
     """
     assert len(inputs) == len(labels) > 0 and epochs >= 1 and precision in ("float32", "bfloat16")
     mixed = precision == "bfloat16"
     images = inputs.dim() == 4 and inputs.shape[1] == 1
     layout = torch.channels_last if mixed and images else torch.contiguous_format
+    augmented = augmentation(pixels=inputs.shape[-1], seed=seed) if augment and images else None
+    blends = np.random.default_rng(seed)
+    balance = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
     head.train()
     head.to(memory_format=layout)  # type: ignore[call-overload]
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(head.parameters(), lr=learning_rate, momentum=0.9, weight_decay=weight_decay)
-    total = 0.0
-    for _ in range(epochs):
-        for chosen in torch.split(torch.randperm(len(inputs), generator=generator), batch_size):
-            batch = inputs[chosen].float()
-            if augment and images:
-                batch = augment_images(batch, generator=generator)
-            if images:
-                batch = batch.contiguous(memory_format=layout)
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
-                logits = head(batch)
-            loss = functional.cross_entropy(logits.float(), labels[chosen])
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            total += loss.item() * len(chosen)
-    optimizer.zero_grad()
+    weights: list[Tensor] = list(head.parameters())
+    start = [weight.detach().clone() for weight in weights] if proximal else []
+    momenta: list[Tensor | None] = [None] * len(weights)
+    total, seen = 0.0, 0
+    taken = steps or epochs * math.ceil(len(inputs) / batch_size)
+    for chosen in islice(_batches(len(inputs), batch_size=batch_size, seed=seed), taken):
+        batch, truth = inputs[chosen].float(), labels[chosen]
+        if augmented is not None:
+            batch = augmented(batch)
+        if mixup:
+            batch, partner, share = mix(batch, alpha=mixup, stream=blends)
+        if images:
+            batch = batch.contiguous(memory_format=layout)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            logits = head(batch).float()
+        loss = functional.cross_entropy(logits, truth, weight=balance)
+        if mixup:
+            loss = share * loss + (1 - share) * functional.cross_entropy(logits, truth[partner], weight=balance)
+        gradients = list(torch.autograd.grad(loss, weights))
+        with torch.no_grad():
+            if proximal:
+                for gradient, weight, origin in zip(gradients, weights, start, strict=True):
+                    gradient.add_(weight - origin, alpha=proximal)
+            # What torch.optim.SGD calls; that class imports torch's compiler, which takes a site more than a second.
+            sgd(
+                weights,
+                gradients,
+                momenta,
+                foreach=False,
+                lr=learning_rate,
+                momentum=0.9,
+                weight_decay=weight_decay,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+            )
+        total += loss.item() * len(chosen)
+        seen += len(chosen)
     head.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return total / (epochs * len(inputs))
+    return total / seen
+
+
+def _batches(n: int, *, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Indices of the images of each batch, pass after pass without end."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.split(torch.randperm(n, generator=generator), batch_size)

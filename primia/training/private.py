@@ -29,6 +29,7 @@ def train_private(
     steps: int,
     learning_rate: float,
     noise: NoiseSource,
+    proximal: float = 0.0,
 ) -> None:
     """DP-SGD (Abadi et al. 2016, algorithm 1) over patients: `head` is trained in place.
 
@@ -49,9 +50,12 @@ def train_private(
         steps: how many.
         learning_rate: of plain SGD, without momentum.
         noise: of the noise and of the sampling.
+        proximal: FedProx's μ (Li et al. 2020): pulls the weights to where they started. It looks at no data and is
+            added after the noise, so it costs no privacy.
     """
     index = index_patients(patients)
     parameters = dict(head.named_parameters())
+    start = {name: weight.detach().clone() for name, weight in parameters.items()} if proximal else {}
     for _ in range(steps):
         gradient = private_gradient(
             head,
@@ -65,6 +69,8 @@ def train_private(
         )
         with torch.no_grad():
             for name, value in gradient.items():
+                if proximal:
+                    value.add_(parameters[name] - start[name], alpha=proximal)
                 parameters[name].sub_(value, alpha=learning_rate)
 
 

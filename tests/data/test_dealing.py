@@ -61,7 +61,7 @@ def test_every_patient_lands_exactly_once_or_the_reason_is_said(patients, dealin
 
 @hypothesis.settings(deadline=None)  # a busy machine is no failure
 @given(
-    per_class=st.tuples(*[st.integers(8, 60)] * 3),
+    per_class=st.tuples(*[st.integers(16, 60)] * 3),
     test_fraction=st.floats(0.1, 0.5),
     validation_fraction=st.floats(0.2, 0.5),
     seed=st.integers(0, 1000),

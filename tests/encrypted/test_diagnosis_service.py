@@ -18,6 +18,8 @@ from primia.encrypted.client import SECRET_FILE, Client, image_slots
 from primia.encrypted.server import MOST_UPLOADS, create_app
 from primia.errors import EncryptionError
 
+pytestmark = pytest.mark.system  # a real server, and clients at once
+
 
 @pytest.fixture(scope="module")
 def url(small) -> Iterator[str]:

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from primia.errors import FederationError
-from primia.federation.checkpoint import Progress, RoundRecord, open_run
+from primia.federation.checkpoint import GlobalModel, Progress, RoundRecord, Trained, absent_hospitals, open_run
 from primia.federation.messages import Description
 from primia.federation.plan import draft_plan
+from primia.federation.server_optimiser import ServerState
 from primia.federation.tally import PooledStatistics
 
 RECORD = RoundRecord(
@@ -20,20 +21,31 @@ RECORD = RoundRecord(
 )
 
 
-def progress():
+def progress(**changes):
     random = np.random.default_rng(1)
-    return Progress(
-        statistics=PooledStatistics(images=30, mean=0.1, std=0.2),
-        head=random.normal(size=5).astype(np.float32),
-        average=random.normal(size=5),
-        best=random.normal(size=5).astype(np.float32),
-        best_round=1,
-        trained=2,
-        clipped=0.25,
-        spent_s=3.5,
-        spent_bytes=7,
-        records=(RECORD,),
-    )
+
+    def model(step):
+        return GlobalModel(
+            head=random.normal(size=5).astype(np.float32),
+            average=random.normal(size=5),
+            server=ServerState(step=step, first=random.normal(size=5), second=random.normal(size=5)),
+        )
+
+    fields = {
+        "statistics": PooledStatistics(
+            images=30, mean=0.1, std=0.2, counted=("hill", "north", "river"), class_weights=(1.0, 0.5)
+        ),
+        "model": model(2),
+        "before": model(1),
+        "best": random.normal(size=5).astype(np.float32),
+        "best_round": 1,
+        "trained": 2,
+        "latest": Trained(participants=("hill", "north", "river"), clipped_fraction=0.25, seconds=3.5, bytes_up=7),
+        "undone": 1,
+        "cohort": ("hill", "north", "river"),
+        "records": (RECORD,),
+    }
+    return Progress(**fields | changes)
 
 
 @pytest.fixture
@@ -50,16 +62,32 @@ def draft(params_with):
     return make
 
 
-def test_progress_comes_back_to_the_bit(tmp_path, draft):
+def bits(model):
+    vectors = (model.head, model.average, model.server.first, model.server.second)
+    return [(vector.dtype, vector.tobytes()) for vector in vectors], model.server.step
+
+
+@pytest.mark.parametrize("changes", [{}, {"before": None, "latest": None, "undone": 0, "cohort": ()}])
+def test_progress_comes_back_to_the_bit(tmp_path, draft, changes):
     _, folder = open_run(tmp_path, draft())
     assert folder.load() is None
-    folder.save(progress())
-    loaded, expected = folder.load(), progress()
-    for name in ("head", "average", "best"):
-        assert getattr(loaded, name).dtype == getattr(expected, name).dtype
-        assert getattr(loaded, name).tobytes() == getattr(expected, name).tobytes()
-    for name in ("statistics", "best_round", "trained", "clipped", "spent_s", "spent_bytes", "records"):
+    expected = progress(**changes)
+    folder.save(expected)
+    loaded = folder.load()
+    assert bits(loaded.model) == bits(expected.model)
+    assert (loaded.before is None) == (expected.before is None)
+    if expected.before is not None:
+        assert bits(loaded.before) == bits(expected.before)
+    assert loaded.best.tobytes() == expected.best.tobytes()
+    for name in ("statistics", "best_round", "trained", "latest", "undone", "cohort", "records"):
         assert getattr(loaded, name) == getattr(expected, name)
+
+
+def test_an_optimiser_without_memory_is_saved_too(tmp_path, draft):
+    _, folder = open_run(tmp_path, draft())
+    state = ServerState(step=3, first=np.zeros(0), second=np.zeros(0))
+    folder.save(progress(model=GlobalModel(head=np.ones(5, np.float32), average=np.ones(5), server=state)))
+    assert folder.load().model.server.step == 3
 
 
 def test_a_damaged_checkpoint_says_how_to_start_anew(tmp_path, draft):
@@ -108,3 +136,14 @@ def test_other_parameters_or_other_images_are_another_run(tmp_path, draft):
     }
     assert len(runs) == 4
     assert open_run(tmp_path, draft(federation__deadline_s=5.0))[0].run in runs  # no part of the result
+
+
+def test_an_unfinished_run_vouches_for_a_hospital_that_is_away(tmp_path, draft):
+    plan, folder = open_run(tmp_path, draft())
+    present = {name: hospital for name, hospital in plan.hospitals.items() if name != "hill"}
+    assert absent_hospitals(tmp_path, present) == {"hill": plan.hospitals["hill"]}
+    changed = {name: hospital.model_copy(update={"data": "1" * 64}) for name, hospital in present.items()}
+    assert absent_hospitals(tmp_path, changed) == {}
+    folder.save(progress())
+    folder.finish((RECORD,))
+    assert absent_hospitals(tmp_path, present) == {}

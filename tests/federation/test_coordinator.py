@@ -3,20 +3,17 @@ import logging
 import numpy as np
 import pytest
 import torch
-from federating import InProcessChannel, make_coordinator, make_sites
+from federating import InProcessChannel, federated, make_coordinator, make_sites
 
 from primia.data.image_set import load_image_set
 from primia.errors import ConfigError, DataError, ProtocolError
 from primia.federation import messages as m
+from primia.federation.vectors import bytes_to_floats, bytes_to_words, words_to_bytes
 from primia.federation.weights import head_vector, vector_digest
 from primia.federation.work import LocalWork
 from primia.models.networks import build_network
 from primia.privacy.noise import SystemNoise
-
-
-def federated(params, folders, state, *, tamper=None, on_round=None):
-    channel = InProcessChannel(make_sites(folders, state), tamper)
-    return make_coordinator(params, channel, state, on_round=on_round).run(), channel
+from primia.training.objective import balanced_weights
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +63,12 @@ def test_one_round_is_the_weighted_mean_of_the_sites_own_training(finished, site
     for name in plan.hospitals:
         train = load_image_set(site_folders / name / "train.safetensors")
         work = LocalWork(plan, name=name, train=train, validation=train)
-        delta = work.train(start, mean=model.mean, std=model.std, round=1, noise=SystemNoise())
-        total += len(train) * np.clip(delta, -0.25, 0.25)
+        result = work.train(start, mean=model.mean, std=model.std, round=1, noise=SystemNoise(), class_weights=None)
+        total += len(train) * np.clip(result.delta, -0.25, 0.25)
         weight += len(train)
     second = next(r for _, r in finished[1].asked if isinstance(r, m.Train) and r.session.round == 2)
     step = 0.25 / (2**19 - 1)
-    assert np.abs(m.bytes_to_floats(second.model) - (start + total / weight)).max() < step * 1.01
+    assert np.abs(bytes_to_floats(second.model) - (start + total / weight)).max() < step * 1.01
 
 
 def test_the_coordinator_receives_no_vector_in_clear(site_folders, params_with, tmp_path):
@@ -90,7 +87,7 @@ def test_the_coordinator_receives_no_vector_in_clear(site_folders, params_with, 
     assert watched.digest == masked.digest
     for answer in seen:
         if answer.session.purpose == "train":
-            counts = np.bincount(m.bytes_to_words(answer.vector) >> np.uint32(28), minlength=16)
+            counts = np.bincount(bytes_to_words(answer.vector) >> np.uint32(28), minlength=16)
             assert abs(counts / counts.sum() - 1 / 16).max() < 0.01  # a plain update is all zeros and ones at the top
 
 
@@ -103,28 +100,42 @@ def test_masking_changes_no_bit_of_the_model(finished, site_folders, params_with
     assert not any(isinstance(request, m.AdvertiseKeys | m.Unmask) for _, request in channel.asked)
 
 
-def test_a_killed_run_resumes_to_the_identical_model(finished, site_folders, params_with, tmp_path):
-    class KilledError(Exception):
-        pass
+KINDS = (m.AdvertiseKeys, m.ShareKeys, m.DeliverShares, m.Train, m.Consistency, m.Unmask, m.ReadLedger)
 
-    def kill_during(kind, round):
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("purpose", ["statistics", "train", "evaluate"])
+def test_a_run_killed_at_every_step_resumes_to_the_identical_model(
+    finished, site_folders, params_with, tmp_path, purpose
+):
+    def kill_at(kind):
         def tamper(name, request):
-            if isinstance(request, kind) and request.session.round == round and name == "river":
+            session = getattr(request, "session", None)
+            here = session is None or (session.purpose, session.round) == (purpose, 2 * (purpose != "statistics"))
+            if isinstance(request, kind) and here and name == "river":  # north has answered by then
                 raise KilledError
             return request
 
         return tamper
 
-    for kind, round in ((m.Train, 1), (m.Unmask, 1), (m.Evaluate, 2), (m.Unmask, 3)):
+    asked = []
+    for kind in (*KINDS[:3], m.Statistics | m.Train | m.Evaluate, *KINDS[4:]):
+        channel = InProcessChannel(make_sites(site_folders, tmp_path), kill_at(kind))
         with pytest.raises(KilledError):
-            federated(params_with(), site_folders, tmp_path, tamper=kill_during(kind, round))
-    result, _ = federated(params_with(), site_folders, tmp_path)
+            make_coordinator(params_with(), channel, tmp_path).run()
+        asked += channel.asked
+    result, channel = federated(params_with(), site_folders, tmp_path)
+    asked += channel.asked
     assert result.digest == finished[0].digest
-    assert result.model.digest() == finished[0].model.digest()
     assert [(r.round, r.validation_mcc, r.validation_loss) for r in result.records] == [
         (r.round, r.validation_mcc, r.validation_loss) for r in finished[0].records
     ]
     assert len(list((tmp_path / "federation").iterdir())) == 1
+    answered = [(name, r.session) for name, r in asked if isinstance(r, m.Statistics | m.Train | m.Evaluate)]
+    assert all(answered.count(entry) == 1 for entry in answered)
 
 
 def test_a_model_that_could_not_be_saved_is_not_trained_and_charged_again(site_folders, params_with, tmp_path):
@@ -148,22 +159,34 @@ def test_a_model_that_could_not_be_saved_is_not_trained_and_charged_again(site_f
 
 def test_the_running_average_is_what_is_validated(site_folders, params_with, tmp_path):
     _, channel = federated(params_with(federation__average=0.75), site_folders, tmp_path)
-    trained = {r.session.round: m.bytes_to_floats(r.model) for _, r in channel.asked if isinstance(r, m.Train)}
-    validated = {r.session.round: m.bytes_to_floats(r.model) for _, r in channel.asked if isinstance(r, m.Evaluate)}
+    trained = {r.session.round: bytes_to_floats(r.model) for _, r in channel.asked if isinstance(r, m.Train)}
+    validated = {r.session.round: bytes_to_floats(r.model) for _, r in channel.asked if isinstance(r, m.Evaluate)}
     first, second = trained[2].astype(np.float64), trained[3].astype(np.float64)  # after rounds 1 and 2
     assert validated[1].tolist() == trained[2].tolist()
     np.testing.assert_array_equal(validated[2], (0.75 * first + 0.25 * second).astype(np.float32))
 
 
-def test_a_message_changed_on_the_way_ends_the_run_with_the_site_and_the_reason(site_folders, params_with, tmp_path):
+def test_messages_changed_on_the_way_end_the_run_with_a_site_and_a_reason(site_folders, params_with, tmp_path):
     def tamper(name, request):
         if isinstance(request, m.Train) and name == "hill":
-            other = m.bytes_to_floats(request.model) + 1
-            return request.model_copy(update={"model": m.words_to_bytes(other), "model_digest": vector_digest(other)})
+            other = bytes_to_floats(request.model) + 1
+            return request.model_copy(update={"model": words_to_bytes(other), "model_digest": vector_digest(other)})
         return request
 
-    with pytest.raises(ProtocolError, match=r"Hospital north refuses Unmask .*hill did not sign the same transcript"):
+    with pytest.raises(ProtocolError, match=r"Hospital hill refuses Train .*announced for another model"):
         federated(params_with(), site_folders, tmp_path, tamper=tamper)
+
+
+def test_classes_are_weighed_by_the_label_counts_of_all_hospitals(finished, site_folders, params_with, tmp_path):
+    params = params_with(training__class_weights=True, federation__rounds=1)
+    result, channel = federated(params, site_folders, tmp_path)
+    labels = torch.cat(
+        [load_image_set(site_folders / name / "train.safetensors").labels for name in params.preprocess.hospitals]
+    )
+    asked = next(request for _, request in channel.asked if isinstance(request, m.Train))
+    assert asked.class_weights == balanced_weights(torch.bincount(labels, minlength=3).tolist())
+    assert all(request.class_weights is None for _, request in finished[1].asked if isinstance(request, m.Train))
+    assert result.digest != finished[0].digest
 
 
 def test_bits_that_leave_no_room_for_the_images_are_refused(site_folders, params_with, tmp_path):
@@ -184,9 +207,6 @@ def test_a_private_run_spends_its_target_and_says_so(site_folders, params_with, 
 
 
 def test_a_private_run_that_repeats_a_round_ends_within_its_budget(site_folders, params_with, tmp_path):
-    class KilledError(Exception):
-        pass
-
     def kill(name, request):
         if isinstance(request, m.Unmask) and request.session.purpose == "train" and request.session.round == 2:
             raise KilledError

@@ -1,4 +1,5 @@
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -8,11 +9,12 @@ import time
 
 import psutil
 import pytest
-from federating import NAMES, InProcessChannel, make_coordinator, make_sites, write_sites
+from federating import CLEAR, FIVE, NAMES, InProcessChannel, make_coordinator, make_sites, write_sites
 
-from primia.errors import DataError
+from primia.errors import DataError, SiteRefusal
 from primia.federation import messages as m
 from primia.federation.channel import UnavailableError, exchange
+from primia.federation.codec import encode
 from primia.federation.local_channel import LocalChannel
 from primia.federation.run import federate
 
@@ -23,6 +25,12 @@ def local_channel(folders, state, names=NAMES):
     return LocalChannel(
         {name: folders / name for name in names}, states={name: state / "sites" / name for name in names}
     )
+
+
+@pytest.fixture(scope="module")
+def describing(site_folders, tmp_path_factory):
+    with local_channel(site_folders, tmp_path_factory.mktemp("state"), names=["north"]) as channel:
+        yield channel
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +118,52 @@ def test_a_site_that_hangs_or_talks_nonsense_is_named_and_can_be_replaced(site_f
         with theirs:
             theirs.sendall(b"\x00\x00\x00\x03abc")
             answers = channel.ask(hello, deadline_s=60)
-        assert answers.failed == {"north": "it answered nonsense: 3 bytes are not a message of protocol version 1."}
+        assert answers.failed == {"north": "it answered nonsense: 3 bytes are not a message of protocol version 2."}
     assert str(UnavailableError(answers.failed, step="hello")).startswith("No usable answer to hello (hospital north")
+
+
+def test_a_hospital_that_hangs_is_left_out_of_the_round_and_brought_back(site_folders, params_with, tmp_path):
+    def freeze(record):
+        if record.round == 1:
+            os.kill(channel.process_ids()["lake"], signal.SIGSTOP)
+
+    params = params_with(preprocess__hospitals=list(FIVE), federation__rounds=2, federation__deadline_s=15.0)
+    with local_channel(site_folders, tmp_path, names=FIVE) as channel:
+        result = make_coordinator(params, channel, tmp_path, on_round=freeze).run()
+    assert [record.participants for record in result.records] == [5, 4]
+    train, evaluate = result.sessions[-2:]
+    assert train.dropped == {"lake": "it gave no answer within 15 s (federation.deadline_s)"}
+    assert len(evaluate.participants) == 5
+    assert set(result.ledgers) == set(FIVE)
+
+
+def test_a_run_in_clear_needs_the_owner_of_all_hospitals(uninterrupted, site_folders, params_with, tmp_path):
+    params = params_with(secure_aggregation__scheme="none")
+    with pytest.raises(SiteRefusal, match=r"Hospital north refuses the plan: .*allow_clear.*floors.json"):
+        federate(params, sites=site_folders, state=tmp_path)
+    result = federate(params, sites=site_folders, state=tmp_path, floors=CLEAR)
+    assert result.digest == uninterrupted.digest
+    assert not list(tmp_path.glob("sites/*/floors.json"))  # the consent was for this call
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"\xc1nonsense", pickle.dumps(print), encode(m.Describe())[:-1], b"\x00" * 100_000]
+)
+def test_a_process_refuses_what_it_cannot_read_in_one_sentence_and_lives(describing, raw):
+    refusal = describing._sites["north"].ask(raw, deadline_s=60)
+    assert refusal.reason.endswith("bytes are not a message of protocol version 2.")
+    assert describing.ask({"north": m.Describe()}, deadline_s=60).received["north"].name == "north"
+
+
+def test_a_frame_beyond_the_limit_ends_the_process_and_nothing_else(site_folders, tmp_path):
+    with local_channel(site_folders, tmp_path, names=["north"]) as channel:
+        channel.ask({"north": m.Describe()}, deadline_s=60)
+        site = channel._sites["north"]
+        site._stream.sendall(b"\xff\xff\xff\xff")
+        refusal = site.ask(encode(m.Describe()), deadline_s=60)
+        assert "longer than" in refusal.reason
+        channel.restart("north")
+        assert channel.ask({"north": m.Describe()}, deadline_s=60).received["north"].name == "north"
 
 
 COORDINATOR = """

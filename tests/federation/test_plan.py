@@ -28,6 +28,10 @@ def test_every_field_changes_the_digest(plan, params_with):
         "run": "another-run",
         "rounds": 9,
         "average": 0.5,
+        "threshold": 2,
+        "server": params_with().federation.server.model_copy(update={"learning_rate": 0.5}),
+        "patience": 3,
+        "rollback_margin": 0.1,
         "synthetic": False,
         "architecture": "scattering",
         "model_seed": 2,
@@ -62,6 +66,12 @@ def test_a_site_prepared_otherwise_is_named(params_with, change):
     params = params_with()
     with pytest.raises(ConfigError, match="run the preprocess stage again"):
         draft_plan(params, described(params, **change), privacy=None)
+
+
+@pytest.mark.parametrize(("hospitals", "threshold"), [(3, 3), (4, 3), (5, 4), (6, 5), (7, 5), (10, 7)])
+def test_two_thirds_of_the_hospitals_must_stay(params_with, hospitals, threshold):
+    params = params_with(preprocess__hospitals=[f"h{n}" for n in range(hospitals)])
+    assert draft_plan(params, described(params), privacy=None).threshold == threshold
 
 
 def test_private_weights_are_equal_and_public(params_with):

@@ -1,88 +1,44 @@
 import stat
 
-import numpy as np
 import pytest
-from federating import NAMES, InProcessChannel, make_coordinator, make_sites
+from federating import CLEAR, NAMES, InProcessChannel, Joined, make_sites, restarted
 
-from primia.errors import DataError, FederationError, PrivacyError, ProtocolError, SiteRefusal
+from primia.errors import DataError, PrivacyError, ProtocolError, SiteRefusal
 from primia.federation import messages as m
 from primia.federation.aggregate import aggregate
 from primia.federation.refusals import BudgetError
 from primia.federation.site import Site
 from primia.federation.tally import statistics_layout
-from primia.federation.weights import head_vector, vector_digest
-from primia.models.networks import build_network
 from primia.privacy.accounting import Release, epsilon_of
 from primia.secagg.session import Session
 
 
-class Cohort:
-    """Three joined sites, and the coordinator's messages to them, honest unless changed."""
-
-    def __init__(self, params, folders, state):
-        self.folders, self.state = folders, state
-        self.channel = InProcessChannel(make_sites(folders, state))
-        self.coordinator = make_coordinator(params, self.channel, state)
-        self.plan = self.coordinator._plan
-        self.coordinator._join(NAMES)
-
-    @property
-    def sites(self):
-        return self.channel.sites
-
-    def restart(self, name):
-        self.sites[name] = Site(name=name, folder=self.folders / name, state=self.state / "sites" / name)
-        self.sites[name].answer(m.Join(plan=self.plan.canonical()))
-
-    def session(self, purpose, round=1, attempt=1):
-        return Session(
-            run=self.plan.run, round=0 if purpose == "statistics" else round, attempt=attempt, purpose=purpose
-        )
-
-    def statistics(self, attempt=1):
-        return m.Statistics(session=self.session("statistics", attempt=attempt), plan=self.plan.digest())
-
-    def train(self, *, value=None, **place):
-        head = build_network("convnet", classes=3, pixels=16, seed=1).head
-        model = head_vector(head) if value is None else np.full_like(head_vector(head), value)
-        return m.Train(
-            session=self.session("train", **place),
-            plan=self.plan.digest(),
-            model=m.words_to_bytes(model),
-            model_digest=vector_digest(model),
-            mean=0.4,
-            std=0.3,
-            total_weight=144 if self.plan.privacy is None else 3,
-        )
-
-    def exchange_keys(self, session):
-        keys = tuple(self.sites[name].answer(m.AdvertiseKeys(session=session)).key for name in NAMES)
-        for name in NAMES:
-            self.sites[name].answer(m.ShareKeys(session=session, keys=keys))
-
-    def consistent(self, session):
-        signed = {name: self.sites[name].answer(m.Consistency(session=session, survivors=NAMES)) for name in NAMES}
-        return m.Unmask(session=session, survivors=NAMES, signatures={name: s.signature for name, s in signed.items()})
-
-    def sum(self, request, size):
-        return aggregate(self.channel, request, sites=NAMES, masked=True, size=size, deadline_s=60)
-
-
 @pytest.fixture
-def cohort(site_folders, params_with, tmp_path):
-    return Cohort(params_with(), site_folders, tmp_path)
+def joined(site_folders, params_with, tmp_path):
+    return Joined(params_with(), InProcessChannel(make_sites(site_folders, tmp_path)), tmp_path)
 
 
 @pytest.fixture
 def private(site_folders, params_with, tmp_path):
-    return Cohort(params_with(privacy__enabled=True, federation__rounds=2), site_folders, tmp_path)
+    params = params_with(privacy__enabled=True, federation__rounds=2)
+    return Joined(params, InProcessChannel(make_sites(site_folders, tmp_path)), tmp_path)
 
 
-def test_the_state_of_a_site_is_closed_to_others(cohort):
+def restart(joined, name):
+    joined.channel.sites[name] = restarted(joined.channel.sites[name])
+    joined.channel.sites[name].answer(m.Join(plan=joined.plan.canonical()))
+
+
+def total_of(joined, request, size=3):
+    return aggregate(joined.channel, request, plan=joined.plan, sites=NAMES, size=size, deadline_s=60).total
+
+
+def test_the_state_of_a_site_is_closed_to_others(joined):
+    total_of(joined, joined.statistics())
     for name in NAMES:
-        state = cohort.state / "sites" / name
+        state = joined.state / "sites" / name
         assert stat.S_IMODE(state.stat().st_mode) == 0o700
-        assert {p.name for p in state.iterdir()} >= {"identity.pem", "roster.json"}
+        assert {p.name for p in state.iterdir()} >= {"identity.pem", "roster.json", "sums.jsonl", "answered"}
         for path in (p for p in state.rglob("*") if p.is_file()):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
@@ -92,94 +48,76 @@ def test_a_missing_or_empty_split_is_named(tmp_path):
         Site(name="north", folder=tmp_path / "nowhere", state=tmp_path / "state")
 
 
-def test_a_sum_of_statistics_comes_out_and_no_second_time(cohort):
-    layout = statistics_layout(cohort.plan)
-    totals = layout.unpack(cohort.sum(cohort.statistics(), layout.size))
-    assert totals["images"].tolist() == [40 + 48 + 56]
-    with pytest.raises(ProtocolError, match="answered before"):
-        cohort.sum(cohort.statistics(), layout.size)
+def test_the_sum_of_statistics_is_that_of_all_sites(joined):
+    layout = statistics_layout(joined.plan)
+    assert layout.unpack(total_of(joined, joined.statistics()))["images"].tolist() == [40 + 48 + 56]
 
 
-def test_a_replayed_attempt_is_refused_after_a_restart(cohort):
-    cohort.sum(cohort.statistics(), 3)
-    cohort.restart("north")
-    with pytest.raises(ProtocolError, match="answered before"):
-        cohort.sites["north"].answer(m.AdvertiseKeys(session=cohort.session("statistics")))
+def test_a_session_is_answered_once_even_after_a_restart(joined):
+    first = total_of(joined, joined.statistics())
+    for again in (False, True):
+        if again:
+            restart(joined, "north")
+        with pytest.raises(ProtocolError, match="answered before"):
+            joined.channel.sites["north"].answer(m.AdvertiseKeys(session=joined.session("statistics")))
     # the same question with fresh keys gives the same sum and is allowed
-    assert cohort.sum(cohort.statistics(2), 3).tolist() == cohort.sum(cohort.statistics(3), 3).tolist()
+    assert total_of(joined, joined.statistics(2)).tolist() == first.tolist()
 
 
-def test_a_session_is_not_opened_twice(cohort):
-    session = cohort.session("statistics")
-    cohort.exchange_keys(session)
-    with pytest.raises(ProtocolError, match="advertised before"):
-        cohort.sites["north"].answer(m.AdvertiseKeys(session=session))
-    cohort.sites["north"].answer(cohort.statistics())
-    with pytest.raises(ProtocolError, match="used up"):
-        cohort.sites["north"].answer(cohort.statistics())
+def test_no_step_of_a_session_is_done_twice(joined):
+    talk = joined.conversation(joined.statistics())
+    steps = (talk.advertise, talk.share, talk.deliver, talk.answer, talk.sign, talk.unmask)
+    for step in steps:
+        assert not any(isinstance(answer, m.Refusal) for answer in step().values())
+        kept = dict(vars(talk))
+        assert all(isinstance(answer, m.Refusal) for answer in step().values()), step.__name__
+        vars(talk).update(kept)
 
 
-def test_another_model_after_the_sum_was_unmasked_is_refused(cohort):
-    cohort.exchange_keys(cohort.session("train"))
-    for site in cohort.sites.values():
-        site.answer(cohort.train())
-    unmask = cohort.consistent(cohort.session("train"))
-    for site in cohort.sites.values():
-        site.answer(unmask)
-    cohort.exchange_keys(cohort.session("train", attempt=2))
-    with pytest.raises(SiteRefusal, match="was unmasked"):
-        cohort.sites["north"].answer(cohort.train(attempt=2, value=0.0))
+def test_another_model_after_the_sum_was_unmasked_is_refused(joined):
+    talk = joined.conversation(joined.train())
+    talk.through(talk.unmask)
+    talk = joined.conversation(joined.train(attempt=2, value=0.0))
+    answers = talk.through(talk.answer)
+    assert all("was unmasked" in answer.reason for answer in answers.values())
 
 
-def test_different_models_for_different_sites_never_unmask(cohort):
-    session = cohort.session("train")
-    cohort.exchange_keys(session)
-    for name, site in cohort.sites.items():
-        site.answer(cohort.train(value=0.01 if name == "hill" else None))
-    unmask = cohort.consistent(session)
-    for site in cohort.sites.values():
-        with pytest.raises(ProtocolError, match="did not sign the same transcript"):
-            site.answer(unmask)
-
-
-def test_a_dropped_site_is_not_unmasked_beside_its_survival(cohort):
-    session = cohort.session("statistics")
-    cohort.exchange_keys(session)
-    for site in cohort.sites.values():
-        site.answer(cohort.statistics())
-    unmask = cohort.consistent(session)
-    for site in cohort.sites.values():
-        with pytest.raises(ProtocolError, match="start a new attempt"):
-            site.answer(unmask.model_copy(update={"dropped": ("hill",)}))
-
-
-def test_requests_outside_the_plan_are_refused(cohort):
-    north = cohort.sites["north"]
+def test_requests_outside_the_plan_are_refused(joined):
+    north = joined.channel.sites["north"]
     for session in (
-        cohort.session("train", round=4),
-        cohort.session("train").model_copy(update={"run": "another-run"}),
-        cohort.session("train").model_copy(update={"round": 0}),
-        cohort.session("statistics").model_copy(update={"round": 1}),
+        joined.session("train", round=4),
+        joined.session("train").model_copy(update={"run": "another-run"}),
+        joined.session("train").model_copy(update={"round": 0}),
+        joined.session("statistics").model_copy(update={"round": 1}),
     ):
         with pytest.raises(ProtocolError, match="not part of the plan"):
             north.answer(m.AdvertiseKeys(session=session))
     with pytest.raises(ProtocolError, match="no open session"):
-        north.answer(cohort.train())
-    cohort.exchange_keys(cohort.session("train"))
-    good = cohort.train()
-    for change, reason in (
+        north.answer(joined.train())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
         ({"plan": "0" * 64}, "another plan"),
-        ({"model_digest": "0" * 64}, "does not match its digest"),
+        ({"model": bytes(8)}, "does not match its digest"),
         ({"total_weight": 30}, "total weight"),
-    ):
-        cohort.restart("north")
-        attempt = {"plan": 2, "model_digest": 3, "total_weight": 4}[next(iter(change))]
-        cohort.exchange_keys(cohort.session("train", attempt=attempt))
-        request = good.model_copy(update={**change, "session": cohort.session("train", attempt=attempt)})
-        with pytest.raises(FederationError, match=reason):
-            cohort.sites["north"].answer(request)
-    with pytest.raises(ProtocolError, match="in a session for statistics"):
-        cohort.sites["north"].answer(good.model_copy(update={"session": cohort.session("statistics")}))
+        ({"counted": ("river", "hill"), "spare": 39}, "total weight"),
+        ({"class_weights": (1.0, 1.0, 1.0)}, "weighs the classes otherwise"),
+        ({"model_digest": "0" * 64}, "announced for another model"),
+    ],
+)
+def test_a_training_that_does_not_fit_is_refused(joined, change, reason):
+    talk = joined.conversation(joined.train())
+    talk.through(talk.deliver)
+    answers = talk.answer(joined.train().model_copy(update=change))
+    assert reason in answers["north"].reason
+
+
+def test_a_hospital_that_the_statistics_missed_weighs_within_what_is_left(joined):
+    talk = joined.conversation(joined.train().model_copy(update={"counted": ("river", "hill"), "spare": 40}))
+    answers = talk.through(talk.answer)
+    assert isinstance(answers["north"], m.MaskedInput)  # 40 images
 
 
 def test_nothing_is_answered_before_a_plan_is_joined(site_folders, tmp_path):
@@ -190,14 +128,13 @@ def test_nothing_is_answered_before_a_plan_is_joined(site_folders, tmp_path):
             site.answer(request)
 
 
-def test_a_plan_that_does_not_fit_the_site_is_refused(cohort):
-    plan, north = cohort.plan, cohort.sites["north"]
+def test_a_plan_that_does_not_fit_the_site_is_refused(joined):
+    plan, north = joined.plan, joined.channel.sites["north"]
     stranger = plan.hospitals["north"].model_copy(update={"identity": "0" * 64})
     for change in (
         {"hospitals": {name: h for name, h in plan.hospitals.items() if name != "north"}},
         {"hospitals": {**plan.hospitals, "north": stranger}},
         {"hospitals": {**plan.hospitals, "river": stranger}},
-        {"hospitals": {name: h for name, h in plan.hospitals.items() if name != "hill"}},
         {"classes": ("viral", "bacterial", "normal")},
         {"pixels": 32},
     ):
@@ -206,20 +143,29 @@ def test_a_plan_that_does_not_fit_the_site_is_refused(cohort):
     north.answer(m.Join(plan=plan.canonical()))
 
 
+def test_a_sum_in_clear_needs_the_owners_consent(site_folders, params_with, tmp_path):
+    params = params_with(secure_aggregation__scheme="none")
+    plan = Joined(params, InProcessChannel(make_sites(site_folders, tmp_path, floors=CLEAR)), tmp_path).plan
+    site = make_sites(site_folders, tmp_path, ["north"])["north"]
+    with pytest.raises(SiteRefusal, match=r'write \{"allow_clear": true\} to .*north/floors.json'):
+        site.answer(m.Join(plan=plan.canonical()))
+    (tmp_path / "sites" / "north" / "floors.json").write_text('{"allow_clear": true}')
+    site.answer(m.Join(plan=plan.canonical()))
+
+
 def test_a_delta_that_gives_up_a_patient_is_refused(private):
     privacy = private.plan.privacy.model_copy(update={"delta": 1 / 20})
     plan = private.plan.model_copy(update={"privacy": privacy})
     with pytest.raises(PrivacyError, match=r"privacy.delta"):
-        private.sites["north"].answer(m.Join(plan=plan.canonical()))
+        private.channel.sites["north"].answer(m.Join(plan=plan.canonical()))
 
 
 def test_a_private_answer_is_charged_even_if_nobody_ever_unmasks_it(private):
-    session = private.session("train")
-    private.exchange_keys(session)
-    answer = private.sites["north"].answer(private.train())
-    assert len(answer.vector) == len(private.train().model) + 4 * 2  # and a weight and a clipped count
-    private.restart("north")
-    report = private.sites["north"].answer(m.ReadLedger(text=True))
+    talk = private.conversation(private.train())
+    answer = talk.through(talk.answer)["north"]
+    assert len(answer.vector) == len(private.train().model) + 4 * 3  # a weight, clipped entries, scaled down; no loss
+    restart(private, "north")
+    report = private.channel.sites["north"].answer(m.ReadLedger(text=True))
     assert (report.steps, report.attempts) == (1, 1)
     noise = private.plan.privacy.noise_multiplier
     spent = epsilon_of([Release(sampling_rate=0.25, noise_multiplier=noise, steps=1)], delta=1e-3)
@@ -228,16 +174,27 @@ def test_a_private_answer_is_charged_even_if_nobody_ever_unmasks_it(private):
 
 
 def test_a_refused_private_request_is_not_charged(private):
-    private.exchange_keys(private.session("train"))
-    with pytest.raises(SiteRefusal):
-        private.sites["north"].answer(private.train().model_copy(update={"total_weight": 144}))
-    assert private.sites["north"].answer(m.ReadLedger(text=False)).attempts == 0
+    talk = private.conversation(private.train())
+    talk.through(talk.deliver)
+    answers = talk.answer(private.train().model_copy(update={"total_weight": 144}))
+    assert "total weight" in answers["north"].reason
+    assert private.channel.sites["north"].answer(m.ReadLedger(text=False)).attempts == 0
 
 
 def test_the_budget_of_a_run_is_never_exceeded(private):
     for attempt in (1, 2):  # the plan is calibrated to two releases
-        private.exchange_keys(private.session("train", attempt=attempt))
-        private.sites["north"].answer(private.train(attempt=attempt))
-    assert private.sites["north"].answer(m.ReadLedger(text=False)).epsilon <= 8.0 + 1e-3
+        talk = private.conversation(private.train(attempt=attempt))
+        talk.through(talk.answer)
+    assert private.channel.sites["north"].answer(m.ReadLedger(text=False)).epsilon <= 8.0 + 1e-3
     with pytest.raises(BudgetError, match="one more round would spend epsilon"):
-        private.sites["north"].answer(m.AdvertiseKeys(session=private.session("train", attempt=3)))
+        private.channel.sites["north"].answer(m.AdvertiseKeys(session=private.session("train", attempt=3)))
+
+
+def test_a_private_sum_may_be_asked_anew_of_others_since_its_noise_is_fresh(site_folders, params_with, tmp_path):
+    names = (*NAMES, "lake")
+    params = params_with(privacy__enabled=True, federation__rounds=2, preprocess__hospitals=list(names))
+    joined = Joined(params, InProcessChannel(make_sites(site_folders, tmp_path, names)), tmp_path)
+    talk = joined.conversation(joined.train())
+    talk.through(talk.unmask)
+    again = joined.conversation(joined.train(round=2), NAMES)
+    assert all(isinstance(answer, m.Revealed) for answer in again.through(again.unmask).values())

@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from primia.comparison.arms import arms_of
+from primia.comparison.outcome import Comparison, Outcome
+from primia.comparison.results import write_results
+from primia.config import load_params
 from primia.evaluation import metrics
 from primia.evaluation.bootstrap import bootstrap_intervals
 from primia.evaluation.evaluate import EvaluationResult
@@ -122,6 +126,28 @@ def write_evaluation(results):
     ).write(results / "evaluation")
 
 
+def write_comparison(results):
+    generator = np.random.default_rng(4)
+    labels, patients = generator.permutation(np.repeat(np.arange(3), 50)), np.arange(150) // 2
+    params = load_params(ROOT / "params.yaml")
+    arms = arms_of(params)
+
+    def outcome(skill, epsilon):
+        logits = generator.normal(size=(150, 3)) + skill * np.eye(3)[labels]
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        return Outcome(probabilities=probabilities, round=7, epsilon=epsilon, seconds=12.5)
+
+    outcomes = {
+        arm.name: {seed: outcome(1.0 if arm.alone else 2.0, 7.95 if arm.private else None) for seed in (1, 2)}
+        for arm in arms
+    }
+    write_results(
+        results / "comparison",
+        Comparison(arms=arms, seeds=(1, 2), outcomes=outcomes, labels=labels, patients=patients),
+        params=params,
+    )
+
+
 def trials(rate):
     return {
         "trials": 200,
@@ -201,7 +227,7 @@ def written_release(tmp_path_factory):
     root = tmp_path_factory.mktemp("release")
     shutil.copy(ROOT / "params.yaml", root)
     write_data(root)
-    for write in (write_federation, write_evaluation, write_attack, write_encryption):
+    for write in (write_federation, write_evaluation, write_comparison, write_attack, write_encryption):
         write(root / "results")
     return root
 

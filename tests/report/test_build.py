@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 
+from primia.comparison.results import write_skipped
 from primia.errors import ConfigError, DataError
 from primia.files import read_json, sha256_of_folder, write_json
 from primia.report.build import build_report
 
 TEMPLATE = Path(__file__).parents[2] / "mlflow/model_card.md.j2"
-PLOTS = {"rounds", "roc", "confusion", "calibration", "epsilon", "retrieval", "logits"}
+PLOTS = {"rounds", "roc", "confusion", "calibration", "comparison", "epsilon", "retrieval", "logits"}
 
 
 def test_the_report_holds_card_page_and_every_plot(built_report):
@@ -51,12 +52,21 @@ def test_without_differential_privacy_there_is_no_plot_of_it(release_root):
     assert "plots/epsilon.png" not in card and "plots/retrieval.png" not in card
 
 
+def test_without_a_comparison_the_report_is_silent_about_it(release_root):
+    results = release_root / "results"
+    write_skipped(results / "comparison")
+    build_report(release_root, template=TEMPLATE, target=results / "report")
+    assert {path.stem for path in (results / "report/plots").glob("*.png")} == PLOTS - {"comparison"}
+    assert "federation and privacy cost" not in (results / "report/model_card.md").read_text()
+
+
 @pytest.mark.parametrize(
     "missing",
     [
         "params.yaml",
         "data/raw/source.json",
         "results/attack/attack.json",
+        "results/comparison/comparison.json",
         "results/federation/privacy.json",
         "results/federation/rounds.csv",
     ],

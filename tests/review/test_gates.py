@@ -25,6 +25,7 @@ GOOD = {
         "uncovered": [],
     },
     "evaluation": {"mcc": {"value": 0.7, "low": 0.62, "high": 0.75}, "model_digest": "ab12"},
+    "comparison": {"enabled": False, "uncovered": []},
     "attack": {"verdict": "PASS", "model_digest": "ab12"},
     "encryption": {"agreement": 1.0, "logit_error": 2e-4, "student_mcc": 0.65, "teacher_digest": "ab12"},
     "params": {"secure_aggregation": {"scheme": "masking"}},
@@ -93,6 +94,8 @@ def test_only_clinical_asks_for_real_images_and_for_nothing_outside_the_budget()
     assert missed("demo", changed("privacy.synthetic", True)) == []
     uncovered = changed("privacy.uncovered", ["choice of the best round"])
     assert (missed("demo", uncovered), missed("clinical", uncovered)) == ([], ["privacy_covers_everything"])
+    compared = changed("comparison.uncovered", ["test figures of every arm"])
+    assert (missed("demo", compared), missed("clinical", compared)) == ([], ["comparison_covers_everything"])
 
 
 def test_a_whole_section_that_is_missing_fails_its_gates_with_a_sentence():

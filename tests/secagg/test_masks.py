@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from primia.secagg.masks import add_keystream, pair_mask_key, self_mask_key
+from primia.secagg.masks import add_keystreams, pair_mask_key, self_mask_key
 from primia.secagg.session import Session
 
 SESSION = Session(run="run-0001", round=1, attempt=1, purpose="train")
@@ -15,7 +15,7 @@ SESSION = Session(run="run-0001", round=1, attempt=1, purpose="train")
 
 def keystream(key, words):
     vector = np.zeros(words, dtype=np.uint32)
-    add_keystream(vector, key)
+    add_keystreams(vector, added=[key])
     return vector
 
 
@@ -28,14 +28,14 @@ def test_the_keystream_is_aes_256_in_counter_mode():
 
 
 def test_the_derived_keys_are_known_answers():
-    # Written down when protocol version 1 was fixed: a change here is a new protocol version.
+    # Written down when protocol version 2 was fixed: a change here is a new protocol version.
     secret = bytes(range(32))
-    assert pair_mask_key(secret, SESSION, first="north", second="river").hex() == PAIR
+    assert pair_mask_key(secret, SESSION, first="north", second="river", request="aa").hex() == PAIR
     assert self_mask_key(secret, SESSION, name="north").hex() == SELF
 
 
-PAIR = "b22a52db04c70d661e44a006c450d48dcb952eb7df902303e4dc355b3cf967d8"
-SELF = "a351cc80d36279a8e60edb435f10f1a83c4b2f60228d09957851c3267a5d8e9e"
+PAIR = "3df43da7c05f2e4d928aea9d298d80322b42508c44db4c98adcec535bd9cf4d7"
+SELF = "228e286149be8278ac4c493c2a8d9837ac871c00e11fac73b7440759e3e8f807"
 
 
 def test_every_byte_of_the_key_changes_the_stream():
@@ -51,18 +51,18 @@ def test_every_byte_of_the_key_changes_the_stream():
 
 def test_every_byte_of_the_secret_changes_the_derived_key():
     secret = os.urandom(32)
-    keys = {pair_mask_key(secret, SESSION, first="north", second="river")}
+    keys = {pair_mask_key(secret, SESSION, first="north", second="river", request="aa")}
     for position in range(32):
         changed = bytearray(secret)
         changed[position] ^= 1
-        keys.add(pair_mask_key(bytes(changed), SESSION, first="north", second="river"))
+        keys.add(pair_mask_key(bytes(changed), SESSION, first="north", second="river", request="aa"))
     assert len(keys) == 33
     assert all(len(key) == 32 for key in keys)
 
 
 def test_a_key_of_32_bits_is_refused():
     with pytest.raises(ValueError, match="32 bytes"):
-        add_keystream(np.zeros(4, dtype=np.uint32), os.urandom(4))
+        add_keystreams(np.zeros(4, dtype=np.uint32), added=[os.urandom(4)])
 
 
 def test_many_streams_never_start_alike():
@@ -72,7 +72,7 @@ def test_many_streams_never_start_alike():
     assert len(starts) == 20_000
 
 
-def test_keys_differ_by_session_pair_and_kind():
+def test_keys_differ_by_session_pair_request_and_kind():
     secret = os.urandom(32)
     sessions = [
         SESSION,
@@ -82,22 +82,27 @@ def test_keys_differ_by_session_pair_and_kind():
         SESSION.model_copy(update={"purpose": "evaluate"}),
     ]
     names = [("north", "river"), ("north", "hill"), ("northr", "iver")]
-    keys = [pair_mask_key(secret, s, first=a, second=b) for s in sessions for a, b in names]
+    keys = [
+        pair_mask_key(secret, s, first=a, second=b, request=request)
+        for s in sessions
+        for a, b in names
+        for request in ("aa", "bb")
+    ]
     keys += [self_mask_key(secret, s, name=a) for s in sessions for a, _ in names[1:]]
     assert len(set(keys)) == len(keys)
 
 
 def test_both_ends_of_a_pair_derive_the_same_key():
     secret = os.urandom(32)
-    assert pair_mask_key(secret, SESSION, first="a", second="b") == pair_mask_key(
-        secret, SESSION, first="b", second="a"
+    assert pair_mask_key(secret, SESSION, first="a", second="b", request="aa") == pair_mask_key(
+        secret, SESSION, first="b", second="a", request="aa"
     )
 
 
 def test_a_masked_vector_is_uniform_whatever_it_hides():
     for hidden in (0, 1, 2**32 - 1):
         vector = np.full(1 << 18, hidden, dtype=np.uint32)
-        add_keystream(vector, os.urandom(32))
+        add_keystreams(vector, added=[os.urandom(32)])
         for shift in (0, 8, 16, 24):
             counts = np.bincount((vector >> np.uint32(shift)) & np.uint32(255), minlength=256)
             assert chisquare(counts).pvalue > 1e-7
@@ -105,10 +110,18 @@ def test_a_masked_vector_is_uniform_whatever_it_hides():
         assert abs(neighbours) < 6 / np.sqrt(len(vector))
 
 
+def test_several_keystreams_at_once_are_the_sum_of_each():
+    keys = [os.urandom(32) for _ in range(5)]
+    vector = np.zeros(200_003, dtype=np.uint32)  # several blocks and a rest
+    add_keystreams(vector, added=keys[:3], subtracted=keys[3:])
+    streams = [keystream(key, len(vector)) for key in keys]
+    np.testing.assert_array_equal(vector, streams[0] + streams[1] + streams[2] - streams[3] - streams[4])
+
+
 @given(words=st.lists(st.integers(0, 2**32 - 1), min_size=0, max_size=50), key=st.binary(min_size=32, max_size=32))
 @settings(max_examples=50, deadline=None)
 def test_subtracting_a_keystream_undoes_adding_it(words, key):
     vector = np.array(words, dtype=np.uint32)
-    add_keystream(vector, key)
-    add_keystream(vector, key, subtract=True)
+    add_keystreams(vector, added=[key])
+    add_keystreams(vector, subtracted=[key])
     assert vector.tolist() == words

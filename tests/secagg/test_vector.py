@@ -37,3 +37,25 @@ def test_signed_sums_wrap_back_to_their_value():
     total = layout.pack({"delta": [-100, 100]}) + layout.pack({"delta": [30, -30]}) + layout.pack({"delta": [-5, 5]})
     assert layout.unpack(total)["delta"].tolist() == [-75, 75]
     assert np.uint32 == total.dtype
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_a_part_of_either_width_becomes_the_same_words(dtype):
+    delta = np.array([-SIGNED_WORD, -1, SIGNED_WORD], dtype=dtype)
+    assert LAYOUT.pack({"delta": delta, "images": UNSIGNED_WORD, "none": []}).tolist() == [
+        2**31 + 1,
+        2**32 - 1,
+        2**31 - 1,
+        2**32 - 1,
+    ]
+
+
+def test_a_part_written_in_place_is_not_copied_but_checked():
+    layout = Layout((Part("delta", 3, 10, signed=True), Part("images", 1, 5)))
+    vector = layout.empty()
+    layout.signed_part(vector, "delta")[:] = [-10, 0, 10]
+    assert layout.pack({"images": 5}, into=vector) is vector
+    assert vector.tolist() == [2**32 - 10, 0, 10, 5]
+    layout.signed_part(vector, "delta")[1] = -11
+    with pytest.raises(FederationError, match="delta"):
+        layout.pack({"images": 5}, into=vector)

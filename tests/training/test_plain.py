@@ -1,8 +1,8 @@
 import pytest
 import torch
+from torch.nn import functional
 
 from primia.models.networks import build_network
-from primia.training.augment import augment_images
 from primia.training.plain import train_plain
 
 SETTINGS = {"batch_size": 8, "learning_rate": 0.1, "weight_decay": 1e-4, "augment": True, "precision": "float32"}
@@ -74,25 +74,76 @@ def test_the_loss_is_the_mean_over_images_even_if_the_last_batch_is_small():
     assert loss == pytest.approx(0.693147, abs=1e-5)
 
 
-def test_augmentation_moves_an_image_a_little_and_each_its_own_way():
-    images = torch.zeros(200, 1, 64, 64)
-    images[:, :, 30:34, 30:34] = 1.0
-    moved = augment_images(images, generator=torch.Generator().manual_seed(4))
-    again = augment_images(images, generator=torch.Generator().manual_seed(4))
-    assert torch.equal(moved, again)
-    weight = (moved - moved.amin(dim=(2, 3), keepdim=True)).squeeze(1)
-    total = weight.sum(dim=(1, 2))
-    axis = torch.arange(64.0)
-    centres = torch.stack([(weight.sum(dim=2) @ axis) / total, (weight.sum(dim=1) @ axis) / total])
-    offset = centres - 31.5
-    assert offset.abs().max() < 0.05 * 64 * 1.1 + 0.5, "no shift beyond 5 % of the side"
-    assert offset.std() > 1.0
-    assert offset.mean().abs() < 0.5
-    assert moved.flatten(1).std(dim=0).max() > 0.1
+def step_by_step(*, epochs, seed):
+    """Training written with torch's own optimiser, on the order that `train_plain` draws."""
+    head = build_network("convnet", classes=2, pixels=32, seed=3).head
+    images, labels = stripes(40)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    for _ in range(epochs):
+        for chosen in torch.split(torch.randperm(40, generator=generator), 8):
+            optimizer.zero_grad()
+            functional.cross_entropy(head(images[chosen]), labels[chosen]).backward()
+            optimizer.step()
+    return flat(head)
 
 
-def test_images_are_never_mirrored():
-    images = torch.zeros(300, 1, 32, 32)
-    images[:, :, :, :10] = 1.0
-    moved = augment_images(images, generator=torch.Generator().manual_seed(0))
-    assert (moved[..., :6].mean(dim=(1, 2, 3)) > moved[..., -6:].mean(dim=(1, 2, 3)) + 0.5).all()
+def test_it_is_the_sgd_of_torch_bit_for_bit():
+    head, _ = trained(epochs=2, augment=False, seed=5)
+    assert torch.equal(flat(head), step_by_step(epochs=2, seed=5))
+
+
+def test_local_steps_are_batches_over_as_many_passes_as_they_need():
+    head, _ = trained(epochs=1, steps=10, augment=False, seed=5)  # five batches make a pass
+    assert torch.equal(flat(head), step_by_step(epochs=2, seed=5))
+    fewer, _ = trained(epochs=1, steps=9, augment=False, seed=5)
+    assert not torch.equal(flat(fewer), flat(head))
+
+
+def test_a_proximal_term_of_zero_changes_no_bit_and_a_strong_one_holds_the_weights():
+    start = flat(build_network("convnet", classes=2, pixels=32, seed=3).head)
+    free, _ = trained(epochs=3, augment=False)
+    zero, _ = trained(epochs=3, augment=False, proximal=0.0)
+    held, _ = trained(epochs=3, augment=False, proximal=5.0)
+    assert torch.equal(flat(free), flat(zero))
+    assert (flat(held) - start).norm() < 0.2 * (flat(free) - start).norm()
+
+
+def test_the_proximal_term_is_half_mu_times_the_squared_distance():
+    head = torch.nn.Linear(1, 2, bias=False)
+    torch.nn.init.zeros_(head.weight)
+    inputs, labels = torch.ones(1, 1), torch.tensor([0])
+    arguments = {"epochs": 2, "seed": 0, **SETTINGS, "augment": False, "weight_decay": 0.0, "proximal": 3.0}
+    train_plain(head, inputs=inputs, labels=labels, **arguments)
+    weights, momentum = torch.zeros(2, 1), torch.zeros(2, 1)
+    for _ in range(2):
+        current = weights.clone().requires_grad_()
+        loss = functional.cross_entropy((current @ inputs.T).T, labels) + 3.0 / 2 * current.square().sum()
+        loss.backward()
+        momentum = 0.9 * momentum + current.grad
+        weights = weights - 0.1 * momentum
+    assert torch.allclose(head.weight, weights, atol=1e-6)
+
+
+def test_class_weights_are_those_of_the_loss_of_torch():
+    torch.manual_seed(0)
+    head = torch.nn.Linear(4, 3)
+    inputs, labels, weights = torch.randn(10, 4), torch.arange(10) % 3, (0.2, 1.0, 2.5)
+    with torch.no_grad():
+        expected = functional.cross_entropy(head(inputs), labels, weight=torch.tensor(weights)).item()
+    arguments = {"epochs": 1, "seed": 0, **SETTINGS, "augment": False, "batch_size": 10, "learning_rate": 1e-12}
+    assert train_plain(head, inputs=inputs, labels=labels, class_weights=weights, **arguments) == pytest.approx(
+        expected, abs=1e-6
+    )
+
+
+def test_mixup_repeats_itself_with_its_seed_and_is_a_training_of_its_own():
+    images, labels = stripes(60, seed=9)
+    head, loss = trained(epochs=6, mixup=0.4)
+    again, same_loss = trained(epochs=6, mixup=0.4)
+    without, _ = trained(epochs=6)
+    assert torch.equal(flat(head), flat(again))
+    assert loss == same_loss
+    assert not torch.equal(flat(head), flat(without))
+    with torch.no_grad():
+        assert (head(images).argmax(1) == labels).float().mean() > 0.9

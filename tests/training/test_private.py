@@ -242,6 +242,25 @@ def test_a_step_moves_against_the_private_gradient():
         assert torch.allclose(weight, before - 0.3 * gradient[name], atol=1e-6)
 
 
+def test_the_proximal_term_comes_after_the_noise_and_draws_none():
+    (inputs, labels), patients = data(), torch.arange(12)
+    steps = {"sampling_rate": 1.0, "steps": 2, "learning_rate": 0.3}
+    head, start, free = linear(), linear(), linear()
+    train(head, inputs, labels, patients, noise=SeededNoise(2), proximal=0.5, **steps)
+    train(free, inputs, labels, patients, noise=SeededNoise(2), proximal=0.0, **steps)
+    replay, index = SeededNoise(2), index_patients(patients)
+    expected = linear()
+    for _ in range(2):
+        drawn = draw_patients(index, sampling_rate=1.0, noise=replay)
+        gradient = release(expected, inputs, labels, drawn, noise_multiplier=1.0, expected_batch=6.0, noise=replay)
+        with torch.no_grad():
+            for (name, weight), origin in zip(expected.named_parameters(), start.parameters(), strict=True):
+                weight -= 0.3 * (gradient[name] + 0.5 * (weight - origin))
+    for weight, right in zip(head.parameters(), expected.parameters(), strict=True):
+        assert torch.allclose(weight, right, atol=1e-6)
+    assert not torch.equal(head[1].weight, free[1].weight)
+
+
 def test_every_step_draws_noise_for_every_weight_even_if_no_patient_came():
     (inputs, labels), patients = data(), torch.arange(12)
     noise, head = Counting(0), linear()

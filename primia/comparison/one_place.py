@@ -1,0 +1,118 @@
+"""Training where all images lie in one place: the rounds of a federation of one, without a protocol."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from primia.config import Params
+from primia.data.image_set import ImageSet
+from primia.errors import DataError
+from primia.federation.messages import Description
+from primia.federation.plan import Plan, draft_plan
+from primia.federation.tally import PooledStatistics, evaluate_values, pooled_statistics, statistics_values
+from primia.federation.tally import validation as validation_of
+from primia.federation.weights import Floats, head_vector, load_head
+from primia.federation.work import LocalWork
+from primia.models.networks import build_network
+from primia.models.released import ReleasedModel
+from primia.privacy.noise import SystemNoise
+
+
+def train_in_one_place(
+    params: Params,
+    *,
+    name: str,
+    train: ImageSet,
+    validation: ImageSet,
+    on_round: Callable[[int], None] = lambda _: None,
+) -> ReleasedModel:
+    """Train as a hospital does in its rounds, and release the round with the best validation MCC.
+
+    The running average of models, the early stop and the choice of the round are those of the federation; the change
+    of a round is taken as it is. No differential privacy: the model is for comparison only.
+
+    Args:
+        params: those of an `Arm`, with privacy off.
+        name: of the place; the order of the images follows from it, as it does at a hospital.
+        train: all training images of the place.
+        validation: all its validation images.
+        on_round: called with the number of each finished round.
+
+    Raises:
+        DataError: the training diverges.
+    """
+    assert not params.privacy.enabled
+    described = Description(name=name, identity=bytes(32), data="0" * 64, classes=train.classes, pixels=train.pixels)
+    of_one = params.preprocess.model_copy(update={"hospitals": (name,)})
+    params = params.model_copy(update={"preprocess": of_one})
+    plan = draft_plan(params, {name: described}, privacy=None)
+    network = build_network(plan.architecture, classes=len(plan.classes), pixels=plan.pixels, seed=plan.model_seed)
+    work = LocalWork(plan, name=name, train=train, validation=validation)
+    statistics = _statistics(plan, name, train)
+    model = head_vector(network.head)
+    average, best, best_round, best_mcc = model.astype(np.float64), model, 0, -2.0
+    for round in range(1, plan.rounds + 1):
+        result = work.train(
+            model,
+            mean=statistics.mean,
+            std=statistics.std,
+            round=round,
+            noise=SystemNoise(),
+            class_weights=statistics.class_weights,
+        )
+        model = (model.astype(np.float64) + result.delta).astype(np.float32)
+        kept = plan.average if round > 1 else 0.0
+        average = kept * average + (1 - kept) * model.astype(np.float64)
+        released = average.astype(np.float32)
+        mcc = _validation_mcc(work, released, validation.labels, statistics=statistics)
+        on_round(round)
+        if mcc > best_mcc:
+            best, best_round, best_mcc = released, round, mcc
+        elif params.federation.patience is not None and round - best_round >= params.federation.patience:
+            break
+    load_head(network.head, best)
+    network.eval()
+    return ReleasedModel(
+        network=network,
+        architecture=plan.architecture,
+        classes=plan.classes,
+        pixels=plan.pixels,
+        mean=statistics.mean,
+        std=statistics.std,
+        round=best_round,
+    )
+
+
+def _statistics(plan: Plan, name: str, train: ImageSet) -> PooledStatistics:
+    return pooled_statistics(_totals(statistics_values(plan, train.images, train.labels)), counted=[name])
+
+
+def _validation_mcc(work: LocalWork, model: Floats, labels: Tensor, *, statistics: PooledStatistics) -> float:
+    logits = work.validate(model, mean=statistics.mean, std=statistics.std)
+    if not torch.isfinite(logits).all():
+        raise DataError(
+            "The training diverged: the model answers with values that are not numbers; lower training.learning_rate "
+            "in params.yaml."
+        )
+    return validation_of(_totals(evaluate_values(logits, labels))).mcc
+
+
+def _totals(values: Mapping[str, NDArray[np.int64] | int]) -> dict[str, NDArray[np.int64]]:
+    """What one site has to say, in the form in which the sum over all sites is read."""
+    return {name: np.atleast_1d(np.asarray(value, dtype=np.int64)) for name, value in values.items()}
+
+
+def pooled(sets: list[ImageSet]) -> ImageSet:
+    """All images of several sets as one; patients of different sets are different."""
+    before = np.cumsum([0, *(len(images.patient_ids) for images in sets)])
+    return ImageSet(
+        images=torch.cat([images.images for images in sets]),
+        labels=torch.cat([images.labels for images in sets]),
+        patients=torch.cat([images.patients + int(n) for images, n in zip(sets, before, strict=False)]),
+        image_ids=tuple(name for images in sets for name in images.image_ids),
+        patient_ids=tuple(name for images in sets for name in images.patient_ids),
+        classes=sets[0].classes,
+    )

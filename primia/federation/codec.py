@@ -1,0 +1,67 @@
+"""The strict msgpack encoding of messages.
+
+A message is `[kind, fields]`; whatever is not exactly one of the known types with fields in range ends in one
+`ProtocolError`. Nothing is ever unpickled.
+"""
+
+import hashlib
+from typing import Any, cast
+
+import msgpack
+from pydantic import ValidationError
+
+from primia.errors import ProtocolError
+from primia.federation.messages import (
+    MAX_LEDGER_CHARACTERS,
+    MAX_VECTOR_BYTES,
+    PROTOCOL,
+    MaskedRequest,
+    Message,
+    Request,
+    Response,
+)
+
+_REQUESTS = {kind.__name__: kind for kind in Request.__args__}
+_RESPONSES = {kind.__name__: kind for kind in Response.__args__}
+
+
+def encode(message: Message) -> bytes:
+    """msgpack bytes of a message."""
+    return bytes(msgpack.packb([type(message).__name__, message.model_dump()]))
+
+
+def decode_request(raw: bytes | bytearray) -> Request:
+    """Read a request; anything else is a `ProtocolError`."""
+    return cast(Request, _decode(raw, _REQUESTS))
+
+
+def decode_response(raw: bytes | bytearray) -> Response:
+    """Read a response; anything else is a `ProtocolError`."""
+    return cast(Response, _decode(raw, _RESPONSES))
+
+
+def _decode(raw: bytes | bytearray, kinds: dict[str, type[Any]]) -> Any:
+    try:
+        kind, fields = msgpack.unpackb(
+            raw,
+            use_list=False,
+            strict_map_key=True,
+            max_bin_len=MAX_VECTOR_BYTES,
+            max_str_len=MAX_LEDGER_CHARACTERS,
+            max_array_len=1024,
+            max_map_len=1024,
+            max_ext_len=0,
+        )
+        return kinds[kind].model_validate(fields)
+    except ValidationError as error:
+        # The value itself stays out of the sentence: it may be megabytes, or a secret.
+        where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
+        raise ProtocolError(f"A {kind} message has a wrong or missing field: {where or 'fields'}.") from None
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException, RecursionError):
+        raise ProtocolError(f"{len(raw)} bytes are not a message of protocol version {PROTOCOL}.") from None
+
+
+def content_digest(request: MaskedRequest) -> str:
+    """SHA-256 of a request apart from its attempt: equal for a repetition, different for another question."""
+    first = request.model_copy(update={"session": request.session.model_copy(update={"attempt": 1})})
+    return hashlib.sha256(encode(first)).hexdigest()

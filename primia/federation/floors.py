@@ -1,0 +1,78 @@
+"""What a hospital demands of every federation, whatever its coordinator says: floors.json in the site's own state."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from primia.errors import ConfigError, SiteRefusal
+from primia.federation.plan import Plan
+from primia.secagg.threshold import MINIMUM_COHORT, threshold
+
+
+class Floors(BaseModel):
+    """The owner of a hospital raises these by writing floors.json; a missing file stands for the defaults.
+
+    `minimum_sites` is the smallest number of hospitals among which this one may be hidden; `allow_clear` lets the
+    coordinator see this hospital's updates without secure aggregation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    minimum_sites: int = Field(default=MINIMUM_COHORT, ge=MINIMUM_COHORT)
+    allow_clear: bool = False
+
+
+def read_floors(path: Path) -> Floors:
+    """The floors at `path`, or the defaults.
+
+    Raises:
+        ConfigError: the file is there and holds something else.
+    """
+    if not path.exists():
+        return Floors()
+    try:
+        return Floors.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ConfigError(f"{path}: {where} is not valid ({first['msg']}); correct it, or remove the file.") from error
+
+
+def check_plan(floors: Floors, plan: Plan, *, path: Path) -> None:
+    """Refuse a plan in which this hospital would be hidden less well than its owner demands; `path` is the file.
+
+    Raises:
+        SiteRefusal: sums in clear, too few hospitals, or a threshold that a lying coordinator could get around.
+    """
+    if plan.secure_aggregation.scheme == "none":
+        if not floors.allow_clear:
+            raise SiteRefusal(
+                "The plan has no secure aggregation (secure_aggregation.scheme: none), so this hospital's updates "
+                f'would be seen in clear; if its owner wants that, write {{"allow_clear": true}} to {path}.'
+            )
+        return
+    hospitals = len(plan.hospitals)
+    if hospitals < floors.minimum_sites:
+        raise SiteRefusal(
+            f"The plan has {hospitals} hospitals, but this one demands {floors.minimum_sites} to hide among; "
+            f"add hospitals, or let its owner lower minimum_sites in {path} (at least {MINIMUM_COHORT})."
+        )
+    demanded = max(threshold(hospitals), floors.minimum_sites)
+    if plan.threshold < demanded:
+        raise SiteRefusal(
+            f"The plan's threshold is {plan.threshold}, but this hospital demands that {demanded} of {hospitals} "
+            f"hospitals stay to the end of every sum; its own demand, minimum_sites, stands in {path}."
+        )
+
+
+def check_survivors(floors: Floors, survivors: int, *, path: Path) -> None:
+    """Refuse a sum over fewer hospitals than this one demands.
+
+    Raises:
+        SiteRefusal: too few survivors.
+    """
+    if survivors < floors.minimum_sites:
+        raise SiteRefusal(
+            f"Only {survivors} hospitals are left, but this one demands {floors.minimum_sites} to hide among; "
+            f"its owner may change minimum_sites in {path}."
+        )
