@@ -4,6 +4,8 @@ import re
 from importlib.metadata import distributions
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 # pip and its build tools are the interpreter's, not the project's.
 TOOLS = {"pip", "setuptools", "wheel", "primia"}
@@ -21,6 +23,7 @@ def test_every_installed_distribution_has_the_version_of_the_constraints() -> No
     assert {name: version for name, version in ours.items() if pinned.get(name) != version} == {}
 
 
+@pytest.mark.system  # a slow import
 def test_prefect_and_fastapi_fit_together() -> None:
     import prefect.server.api.server as server
 

@@ -6,6 +6,8 @@ import pytest
 
 from tasks.tracking import RunLog, flatten, open_store, session_key
 
+pytestmark = pytest.mark.system  # a real store
+
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
