@@ -204,10 +204,14 @@ def _sign(roll: RollCall, survivors: Sequence[str], *, signed: bytes) -> dict[st
     with roll.phase("consistency"):
         question = m.Consistency(session=roll.session, survivors=tuple(survivors))
         signatures = {n: answer.signature for n, answer in roll.ask_all(survivors, question, m.Signed).items()}
+        strangers = []
         for name, signature in list(signatures.items()):
-            identity = bytes.fromhex(roll.plan.hospitals[name].identity)
-            valid = verify(identity, signature, signed)
-            roll.drop_if(name, signatures, None if valid else f"it signed another transcript of {roll.session}")
+            if not verify(bytes.fromhex(roll.plan.hospitals[name].identity), signature, signed):
+                strangers.append(name)
+                roll.drop_if(name, signatures, f"it signed another transcript of {roll.session}")
+        if strangers:
+            # It may have masked for another request: its masks would then stay in the sum, and nobody would notice.
+            raise roll.failure(f"The masks of {roll.session} may not belong together", spoilers=strangers)
         roll.check(signatures)
     return signatures
 

@@ -74,12 +74,14 @@ class Cohort:
             PrimiaError: the kind of a refusal, if refusals are the cause; they are not asked twice.
             FederationError: too few hospitals stayed, twice.
         """
+        without: frozenset[str] = frozenset()
         for last in (False, True):
             self.gather()
             session = self._folder.next_session(purpose, round)
             try:
-                result = self._session(request_of(session), layout, only=only)
+                result = self._session(request_of(session), layout, only=only, without=without)
             except SessionError as failure:
+                without = failure.spoilers
                 self._note(failure.dropped)
                 cause = _refusal_behind(failure, plan=self._plan, last=last)
                 outcome: Outcome = "failed" if last or cause is not None else "repeated"
@@ -107,15 +109,19 @@ class Cohort:
             return Tally(layout.unpack(result.total), result.survivors, record)
         raise AssertionError("the last attempt returns or raises")
 
-    def _session(self, request: m.MaskedRequest, layout: Layout, *, only: Collection[str]) -> Sum:
+    def _session(
+        self, request: m.MaskedRequest, layout: Layout, *, only: Collection[str], without: Collection[str]
+    ) -> Sum:
         wanted = [name for name in self._plan.hospitals if not only or name in only]
+        spoilt = Dropped("it spoilt the attempt before")
+        absent = self._absent | {name: spoilt for name in without if name not in self._absent}
         return aggregate(
             self._channel,
             request,
             plan=self._plan,
-            sites=[name for name in wanted if name not in self._absent],
+            sites=[name for name in wanted if name not in absent],
             needed=only,
-            absent={name: self._absent[name] for name in wanted if name in self._absent},
+            absent={name: absent[name] for name in wanted if name in absent},
             size=layout.size,
             deadline_s=self._deadline_s,
         )

@@ -24,11 +24,22 @@ class Phase:
 
 
 class SessionError(FederationError):
-    """A session without a sum: fewer hospitals stayed than it needs. Nobody's share of it can be read."""
+    """A session without a sum: fewer hospitals stayed than it needs. Nobody's share of it can be read.
 
-    def __init__(self, sentence: str, *, dropped: dict[str, Dropped], phases: dict[str, Phase]) -> None:
+    With the `spoilers` in it a repetition would fail in the same way.
+    """
+
+    def __init__(
+        self,
+        sentence: str,
+        *,
+        dropped: dict[str, Dropped],
+        phases: dict[str, Phase],
+        spoilers: Collection[str] = (),
+    ) -> None:
         super().__init__(sentence)
         self.dropped, self.phases = dropped, phases  # not copied: the phase that failed still counts its seconds
+        self.spoilers = frozenset(spoilers)
 
 
 class RollCall:
@@ -61,14 +72,19 @@ class RollCall:
                 "given with them before"
             )
 
-    def failure(self, what: str) -> SessionError:
+    def failure(self, what: str, *, spoilers: Collection[str] = ()) -> SessionError:
         """The error that says `what` and why sites are missing."""
         reasons = [
             (lost.reason if lost.refusal is not None else f"hospital {name}: {lost.reason}").removesuffix(".")
             for name, lost in sorted(self.dropped.items())
         ]
         more = [f"and {len(reasons) - _TOLD} more"] if len(reasons) > _TOLD else []
-        return SessionError(f"{what} ({'; '.join(reasons[:_TOLD] + more)}).", dropped=self.dropped, phases=self.phases)
+        return SessionError(
+            f"{what} ({'; '.join(reasons[:_TOLD] + more)}).",
+            dropped=self.dropped,
+            phases=self.phases,
+            spoilers=spoilers,
+        )
 
     def ask_all(self, sites: Collection[str], question: m.SessionRequest, expect: type[m.R]) -> dict[str, m.R]:
         """The good answers to one question to all `sites`; the others are dropped."""

@@ -122,13 +122,31 @@ LIES = {
         "shared its secrets with other hospitals",
     ),
     "a_vector_cut_short": ("masked_input", lambda r: changed(r, vector=r.vector[:-4]), "wrong length"),
-    "another_transcript": ("consistency", lambda r: changed(r, signature=flipped(r.signature)), "another transcript"),
     "false_shares": (
         "unmask",
         lambda r: changed(r, shares={owner: flipped(share) for owner, share in r.shares.items()}),
         "does not match the commitment",
     ),
 }
+
+
+def test_a_hospital_that_signed_something_else_spoils_the_session_before_anything_is_unmasked(joined):
+    asked = []
+
+    def spoil(name, request, response):
+        asked.append(type(request))
+        return (
+            changed(response, signature=flipped(response.signature))
+            if isinstance(response, m.Signed) and (name == "hill")
+            else response
+        )
+
+    with pytest.raises(
+        SessionError, match=r"may not belong together \(hospital hill: it signed another transcript"
+    ) as e:
+        run_session(joined, spoil)
+    assert e.value.spoilers == {"hill"}
+    assert m.Unmask not in asked
 
 
 @pytest.mark.parametrize("lie", LIES)

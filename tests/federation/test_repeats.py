@@ -193,3 +193,14 @@ def test_a_hospital_that_deals_false_shares_is_named(five, site_folders, tmp_pat
 
     with pytest.raises(FederationError, match=r"The masks of hill cannot be removed.*failed twice"):
         federated(five(), site_folders, tmp_path, spoil=spoil)
+
+
+def test_a_hospital_that_signs_something_else_is_left_out_of_the_repetition(five, site_folders, tmp_path):
+    def spoil(name, request, response):
+        here = name == "hill" and isinstance(request, m.Consistency) and request.session.round == 1
+        return response.model_copy(update={"signature": bytes(64)}) if here else response
+
+    result, _ = federated(five(), site_folders, tmp_path, spoil=spoil)
+    assert told(result)[1:3] == [("train", 1, 1, "repeated", 0), ("train", 1, 2, "finished", 4)]
+    assert "hill" not in result.sessions[2].participants
+    assert "hill" in result.sessions[-1].participants
