@@ -5,6 +5,7 @@ A message is `[kind, fields]`; whatever is not exactly one of the known types wi
 """
 
 import hashlib
+import itertools
 from typing import Any, cast
 
 import msgpack
@@ -20,6 +21,8 @@ from primia.federation.messages import (
     Request,
     Response,
 )
+
+_MOST_CONTAINERS = 1000  # keys of a hundred hospitals are a hundred
 
 _REQUESTS = {kind.__name__: kind for kind in Request.__args__}
 _RESPONSES = {kind.__name__: kind for kind in Response.__args__}
@@ -41,10 +44,20 @@ def decode_response(raw: bytes | bytearray) -> Response:
 
 
 def _decode(raw: bytes | bytearray, kinds: dict[str, type[Any]]) -> Any:
+    containers = itertools.count(1)
+
+    def counted(container: Any) -> Any:
+        # A short message of many empty containers would otherwise take seventy times its size.
+        if next(containers) > _MOST_CONTAINERS:
+            raise ValueError
+        return container
+
     try:
         kind, fields = msgpack.unpackb(
             raw,
             use_list=False,
+            object_hook=counted,
+            list_hook=counted,
             strict_map_key=True,
             max_bin_len=MAX_VECTOR_BYTES,
             max_str_len=MAX_LEDGER_CHARACTERS,

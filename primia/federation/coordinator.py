@@ -20,6 +20,9 @@ from primia.federation.plan import Plan
 from primia.federation.refusals import BudgetError
 from primia.federation.server_optimiser import initial_state, server_step
 from primia.federation.tally import (
+    check_statistics,
+    check_training,
+    check_validation,
     evaluate_layout,
     mean_loss,
     pooled_statistics,
@@ -123,6 +126,7 @@ class Coordinator:
         tally = self._cohort.sum(
             "statistics", 0, lambda s: m.Statistics(session=s, plan=digest), statistics_layout(self._plan)
         )
+        check_statistics(tally.totals)
         head = head_vector(self._network.head)
         progress = Progress(
             statistics=pooled_statistics(tally.totals, counted=tally.survivors),
@@ -154,6 +158,7 @@ class Coordinator:
             )
 
         tally = self._cohort.sum("train", round, request, layout, only=progress.cohort)
+        check_training(plan, tally.totals, sites=len(tally.survivors), total_weight=bound.total)
         weight = self._weight(tally, progress)
         head, server = server_step(
             plan.server, model.head, plan.quantiser.mean(tally.totals["delta"], weight), model.server
@@ -215,6 +220,7 @@ class Coordinator:
             )
 
         tally = self._cohort.sum("evaluate", round, request, evaluate_layout(plan))
+        check_validation(tally.totals)
         figures, ledgers = validation(tally.totals), self._cohort.ledgers(text=False)
         earlier = progress.records[-1].epsilon if progress.records else 0.0
         record = RoundRecord(

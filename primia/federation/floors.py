@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from primia.errors import ConfigError, SiteRefusal
+from primia.errors import ConfigError, PrivacyError, SiteRefusal
 from primia.federation.plan import Plan
 from primia.secagg.threshold import MINIMUM_COHORT, threshold
 
@@ -13,13 +13,19 @@ class Floors(BaseModel):
     """The owner of a hospital raises these by writing floors.json; a missing file stands for the defaults.
 
     `minimum_sites` is the smallest number of hospitals among which this one may be hidden; `allow_clear` lets the
-    coordinator see this hospital's updates without secure aggregation.
+    coordinator see this hospital's updates without secure aggregation. `allow_newcomers` pins hospitals that are not
+    yet in roster.json; else a coordinator could invent hospitals until only this one is real. `maximum_epsilon` and
+    `maximum_delta` hold per patient and run: noise below that is no privacy, and must not count as such.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     minimum_sites: int = Field(default=MINIMUM_COHORT, ge=MINIMUM_COHORT)
     allow_clear: bool = False
+    allow_newcomers: bool = False
+    require_privacy: bool = False
+    maximum_epsilon: float = Field(default=10.0, gt=0.0, allow_inf_nan=False)
+    maximum_delta: float = Field(default=1e-3, gt=0.0, le=1.0)
 
 
 def read_floors(path: Path) -> Floors:
@@ -42,8 +48,10 @@ def check_plan(floors: Floors, plan: Plan, *, path: Path) -> None:
     """Refuse a plan in which this hospital would be hidden less well than its owner demands; `path` is the file.
 
     Raises:
-        SiteRefusal: sums in clear, too few hospitals, or a threshold that a lying coordinator could get around.
+        SiteRefusal: sums in clear, too few hospitals, a threshold that a lying coordinator could get around, or too
+            little privacy for the patients.
     """
+    _check_privacy(floors, plan, path=path)
     if plan.secure_aggregation.scheme == "none":
         if not floors.allow_clear:
             raise SiteRefusal(
@@ -62,6 +70,28 @@ def check_plan(floors: Floors, plan: Plan, *, path: Path) -> None:
         raise SiteRefusal(
             f"The plan's threshold is {plan.threshold}, but this hospital demands that {demanded} of {hospitals} "
             f"hospitals stay to the end of every sum; its own demand, minimum_sites, stands in {path}."
+        )
+
+
+def _check_privacy(floors: Floors, plan: Plan, *, path: Path) -> None:
+    if plan.privacy is None:
+        if floors.require_privacy:
+            raise SiteRefusal(
+                f"The plan trains without differential privacy, which require_privacy in {path} forbids; set "
+                "privacy.enabled to true, or let the owner change the file."
+            )
+        return
+    told = (plan.privacy.target_epsilon, plan.privacy.delta)
+    if told[0] > floors.maximum_epsilon or told[1] > floors.maximum_delta:
+        raise SiteRefusal(
+            f"The plan spends epsilon {told[0]:g} at delta {told[1]:g}, but this hospital allows "
+            f"{floors.maximum_epsilon:g} at {floors.maximum_delta:g}; lower privacy.target_epsilon or privacy.delta, "
+            f"or let the owner raise maximum_epsilon or maximum_delta in {path}."
+        )
+    if plan.privacy.delta * plan.privacy.site_population >= 1:
+        raise PrivacyError(
+            f"privacy.delta is {plan.privacy.delta}, but must be below 1 / privacy.site_population "
+            f"({plan.privacy.site_population}); lower it."
         )
 
 

@@ -4,8 +4,10 @@ import hmac
 import json
 from pathlib import Path
 
+import numpy as np
+
 from primia.data.image_set import load_image_set
-from primia.errors import DataError, PrivacyError, ProtocolError, SiteRefusal
+from primia.errors import DataError, ProtocolError, SiteRefusal
 from primia.federation import messages as m
 from primia.federation.budget import charge, check_budget, report
 from primia.federation.codec import content_digest
@@ -32,6 +34,9 @@ from primia.secagg.keys import load_or_create_identity
 from primia.secagg.masks import Words
 from primia.secagg.quantise import rounding_stream
 from primia.secagg.session import Session
+
+_LARGEST_WEIGHT = 1e4
+_SMALLEST_STD = 0.99e-3  # that of blank images, rounded to float32
 
 
 class Site:
@@ -117,22 +122,23 @@ class Site:
         path = self._state / "floors.json"
         floors = self._floors or read_floors(path)
         check_plan(floors, plan, path=path)
-        patients = len(self._train.patient_ids)
-        if plan.privacy is not None and plan.privacy.delta * patients >= 1:
-            raise PrivacyError(
-                f"privacy.delta is {plan.privacy.delta}, but must be below 1 / patients of this hospital; lower it."
-            )
-        self._pin(plan)
+        self._pin(plan, newcomers=floors.allow_newcomers)
         self._work = LocalWork(plan, name=self.name, train=self._train, validation=self._validation, state=self._state)
         self._guard = Guard(floors=floors, path=path, sums=self._sums)
         self._plan, self._open = plan, None
         return m.Joined(plan=plan.digest())
 
-    def _pin(self, plan: Plan) -> None:
-        """Remember every hospital's identity when it is first seen, and refuse another one later."""
+    def _pin(self, plan: Plan, *, newcomers: bool) -> None:
+        """Remember every hospital's identity when the first plan is seen, and refuse others later."""
         path = self._state / "roster.json"
-        pinned = read_json(path) if path.exists() else {}
+        known = path.exists()
+        pinned = read_json(path) if known else {}
         for name, hospital in plan.hospitals.items():
+            if known and not newcomers and name not in pinned:
+                raise SiteRefusal(
+                    f"Hospital {name} is not in {path}; if the owner knows it, write its name and its identity "
+                    "(Ed25519 public key, hexadecimal) there, as docs/hospital.md says."
+                )
             if not hmac.compare_digest(pinned.setdefault(name, hospital.identity), hospital.identity):
                 raise SiteRefusal(
                     f"Hospital {name} shows another identity than the one pinned in {path}; "
@@ -200,7 +206,8 @@ class Site:
 
     def _trained(self, request: m.Train, plan: Plan, work: LocalWork) -> Words:
         model, weight = _checked_model(request, work), self._weight(request, plan)
-        if (request.class_weights is None) == plan.training.class_weights:
+        weights = request.class_weights
+        if (weights is None) == plan.training.class_weights or len(weights or plan.classes) != len(plan.classes):
             raise ProtocolError("The request weighs the classes otherwise than the plan says.")
         layout = train_layout(plan, parameters=work.parameters, total_weight=request.total_weight)
         session = request.session
@@ -228,20 +235,15 @@ class Site:
         )
 
     def _weight(self, request: m.Train, plan: Plan) -> int:
-        """The public constant 1 with differential privacy, else the number of training images within its bound."""
-        if plan.weights == "equal":
-            weight, bound = 1, len(plan.hospitals)
-            fits = request.total_weight == bound
-        else:
-            weight = len(self._train)
-            bound = request.total_weight if self.name in request.counted else request.spare
-            fits = weight <= bound
-        if not fits:
-            raise SiteRefusal(
-                f"A total weight of {request.total_weight}, with {request.spare} for a hospital that the statistics "
-                "missed, does not fit this hospital's own weight; lower secure_aggregation.bits to make room."
-            )
-        return weight
+        """The public constant 1 with differential privacy, else the number of training images, at most the public cap.
+
+        A weight above its cap is lowered without a word: a refusal would tell how many images there are.
+        """
+        if plan.weights == "images":
+            return min(len(self._train), request.total_weight if self.name in request.counted else request.spare)
+        if request.total_weight != len(plan.hospitals):
+            raise SiteRefusal(f"A total weight of {request.total_weight} is not the number of the plan's hospitals.")
+        return 1
 
     def _unmask(self, request: m.Unmask) -> m.Revealed:
         shares = self._current(request.session).reveal(request)
@@ -254,4 +256,8 @@ def _checked_model(request: m.Train | m.Evaluate, work: LocalWork) -> Floats:
     model = bytes_to_floats(request.model)
     if not hmac.compare_digest(vector_digest(model), request.model_digest) or len(model) != work.parameters:
         raise ProtocolError("The model does not match its digest or the plan's architecture.")
+    # Beyond these bounds results may overflow for some images and not for others, and the error would tell which.
+    sane = np.abs(model).max(initial=0.0) <= _LARGEST_WEIGHT  # also false for what is no number
+    if not sane or not 0.0 <= request.mean <= 1.0 or not _SMALLEST_STD <= request.std <= 1.0:
+        raise ProtocolError("The model, mean or deviation lies outside the range that images in [0, 1] can lead to.")
     return model

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import fcntl
+import logging
 import os
 import signal
 import socket
@@ -20,6 +21,8 @@ from primia.federation.messages import Response
 from primia.federation.refusals import refusal_of
 from primia.federation.site import Site
 
+log = logging.getLogger(__name__)
+
 _LOCK_WAIT_S = 30.0
 _WATCH_S = 0.5
 
@@ -32,6 +35,9 @@ def serve(stream: socket.socket, site: Site) -> None:
             response = site.answer(decode_request(frame))
         except PrimiaError as error:
             response = refusal_of(error)
+        except Exception as error:  # one question must not end the hospital's part in all others
+            log.error("an unforeseen %s", type(error).__name__)
+            response = refusal_of(FederationError("the hospital could not answer for a reason of its own."))
         wire.send(stream, encode(response))
 
 

@@ -21,7 +21,9 @@ from primia.training.objective import balanced_weights
 _MOMENT_STEPS = 2**12
 _LOSS_STEPS = 2**8
 _LARGEST_LOSS = 32.0  # of one image; a network this wrong needs no finer figure
+_LARGEST_LOGIT = 1e30
 _SMALLEST_STD = 1e-3
+_MOST_IMAGES = 10**7  # of all hospitals together; masks that do not cancel give far more
 _WORD = 32
 
 Totals = Mapping[str, NDArray[np.int64]]
@@ -141,7 +143,9 @@ def evaluate_layout(plan: Plan) -> Layout:
 def evaluate_values(logits: Tensor, labels: Tensor) -> dict[str, NDArray[np.int64] | int]:
     """One site's part of the validation; `logits` is (images, classes), `labels` (images,)."""
     classes = logits.shape[1]
-    losses = torch.nn.functional.cross_entropy(logits.to(torch.float64), labels, reduction="none")
+    # No image may make the difference between an answer and an error.
+    logits = torch.nan_to_num(logits.to(torch.float64), nan=0.0, posinf=_LARGEST_LOGIT, neginf=-_LARGEST_LOGIT)
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     cells = labels * classes + logits.argmax(dim=1)
     return {
         "confusion": np.bincount(cells.numpy(), minlength=classes**2),
@@ -186,3 +190,40 @@ def mcc_of_confusion(confusion: NDArray[np.int64]) -> float:
     covariance = right * total - sum(a * p for a, p in zip(actual, predicted, strict=True))
     spread = (total**2 - sum(a * a for a in actual)) * (total**2 - sum(p * p for p in predicted))
     return covariance / math.sqrt(spread) if spread else 0.0
+
+
+def check_statistics(totals: Totals) -> None:
+    """Raise `FederationError` for a sum of statistics that no images in [0, 1] can have."""
+    images, mean, square = (int(totals[name][0]) for name in ("images", "mean", "square"))
+    labels = totals["labels"]
+    fits = images <= _MOST_IMAGES and 0 <= mean <= images * _MOMENT_STEPS and square <= mean + len(totals) + images
+    if not fits or (len(labels) and int(labels.sum()) != images):
+        raise _impossible("statistics")
+
+
+def check_training(plan: Plan, totals: Totals, *, sites: int, total_weight: int) -> None:
+    """Raise `FederationError` for a sum of changes that `sites` honest sites cannot have."""
+    weight, levels = int(totals["weight"][0]), plan.quantiser.levels
+    delta = totals["delta"]
+    if not (
+        0 <= weight <= total_weight
+        and max(int(delta.max(initial=0)), -int(delta.min(initial=0))) <= weight * levels
+        and int(totals["clipped"][0]) <= sites * len(delta)
+        and int(totals["shrunk"][0]) <= sites
+        and all(int(loss) <= math.ceil(_LARGEST_LOSS * _LOSS_STEPS) * weight + sites for loss in totals["loss"])
+    ):
+        raise _impossible("changes")
+
+
+def check_validation(totals: Totals) -> None:
+    """Raise `FederationError` for validation counts of more images than there are."""
+    images = int(totals["confusion"].sum())
+    if images > _MOST_IMAGES or int(totals["loss"][0]) > _LARGEST_LOSS * _LOSS_STEPS * images + len(totals):
+        raise _impossible("validation counts")
+
+
+def _impossible(what: str) -> FederationError:
+    return FederationError(
+        f"The sum of the {what} lies outside what it can be: a hospital lied, or fell silent after it was told "
+        "something else; see who dropped out in rounds.jsonl, and run the same command to resume."
+    )

@@ -77,4 +77,10 @@ def test_too_few_survivors_are_refused():
 def test_the_floors_travel_to_a_process_as_they_are():
     floors = Floors(minimum_sites=5, allow_clear=True)
     assert Floors.model_validate_json(floors.model_dump_json()) == floors
-    assert json.loads(floors.model_dump_json()) == {"minimum_sites": 5, "allow_clear": True}
+    assert {"minimum_sites": 5, "allow_clear": True}.items() <= json.loads(floors.model_dump_json()).items()
+
+
+def test_a_hospital_may_demand_differential_privacy(plan):
+    assert plan.privacy is None
+    with pytest.raises(SiteRefusal, match=r"require_privacy in .*floors.json forbids"):
+        check_plan(Floors(require_privacy=True), plan, path=PATH)

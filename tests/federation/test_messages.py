@@ -187,3 +187,9 @@ def test_vectors_travel_as_little_endian_words():
     assert bytes_to_floats(words_to_bytes(floats)).tolist() == floats.tolist()
     with pytest.raises(ProtocolError):
         bytes_to_words(b"abc")
+
+
+def test_a_short_message_of_many_containers_is_refused_before_it_fills_the_memory():
+    raw = msgpack.packb(["Join", {"plan": [[{}] * 1000] * 1000}])
+    with pytest.raises(ProtocolError, match="are not a message"):
+        decode_request(raw)

@@ -1,14 +1,17 @@
+import math
 import stat
 
 import pytest
 from federating import CLEAR, NAMES, InProcessChannel, Joined, make_sites, restarted
 
-from primia.errors import DataError, PrivacyError, ProtocolError, SiteRefusal
+from primia.errors import DataError, ProtocolError, SiteRefusal
 from primia.federation import messages as m
 from primia.federation.aggregate import aggregate
 from primia.federation.refusals import BudgetError
 from primia.federation.site import Site
 from primia.federation.tally import statistics_layout
+from primia.federation.vectors import words_to_bytes
+from primia.federation.weights import vector_digest
 from primia.privacy.accounting import Release, epsilon_of
 from primia.secagg.session import Session
 
@@ -101,9 +104,9 @@ def test_requests_outside_the_plan_are_refused(joined):
     [
         ({"plan": "0" * 64}, "another plan"),
         ({"model": bytes(8)}, "does not match its digest"),
-        ({"total_weight": 30}, "total weight"),
-        ({"counted": ("river", "hill"), "spare": 39}, "total weight"),
         ({"class_weights": (1.0, 1.0, 1.0)}, "weighs the classes otherwise"),
+        ({"mean": 1.5}, "outside the range"),
+        ({"std": 1e-5}, "outside the range"),
         ({"model_digest": "0" * 64}, "announced for another model"),
     ],
 )
@@ -114,10 +117,31 @@ def test_a_training_that_does_not_fit_is_refused(joined, change, reason):
     assert reason in answers["north"].reason
 
 
-def test_a_hospital_that_the_statistics_missed_weighs_within_what_is_left(joined):
-    talk = joined.conversation(joined.train().model_copy(update={"counted": ("river", "hill"), "spare": 40}))
+@pytest.mark.parametrize("change", [{"total_weight": 30}, {"counted": ("river", "hill"), "spare": 1}])
+def test_a_cap_below_the_number_of_images_is_kept_without_a_word_about_them(joined, change):
+    talk = joined.conversation(joined.train().model_copy(update=change))
     answers = talk.through(talk.answer)
     assert isinstance(answers["north"], m.MaskedInput)  # 40 images
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -1e30])
+def test_a_model_on_which_some_images_could_overflow_is_refused(joined, weight):
+    model = joined.model()
+    model[7] = weight
+    crafted = joined.train().model_copy(update={"model": words_to_bytes(model), "model_digest": vector_digest(model)})
+    talk = joined.conversation(crafted)
+    assert "outside the range" in talk.through(talk.answer)["north"].reason
+
+
+def test_hospitals_that_the_owner_does_not_know_are_refused(joined):
+    north = joined.channel.sites["north"]
+    real = joined.plan.hospitals["north"]
+    ghosts = {name: real.model_copy(update={"identity": digit * 64}) for name, digit in (("g1", "1"), ("g2", "2"))}
+    plan = joined.plan.model_copy(update={"hospitals": {"north": real, **ghosts}})
+    with pytest.raises(SiteRefusal, match=r"Hospital g1 is not in .*roster.json"):
+        north.answer(m.Join(plan=plan.canonical()))
+    (north._state / "floors.json").write_text('{"allow_newcomers": true}')
+    assert north.answer(m.Join(plan=plan.canonical())).plan == plan.digest()
 
 
 def test_nothing_is_answered_before_a_plan_is_joined(site_folders, tmp_path):
@@ -153,10 +177,10 @@ def test_a_sum_in_clear_needs_the_owners_consent(site_folders, params_with, tmp_
     site.answer(m.Join(plan=plan.canonical()))
 
 
-def test_a_delta_that_gives_up_a_patient_is_refused(private):
-    privacy = private.plan.privacy.model_copy(update={"delta": 1 / 20})
-    plan = private.plan.model_copy(update={"privacy": privacy})
-    with pytest.raises(PrivacyError, match=r"privacy.delta"):
+@pytest.mark.parametrize("change", [{"delta": 1 / 20}, {"target_epsilon": 1e300}])
+def test_noise_that_gives_up_a_patient_is_refused(private, change):
+    plan = private.plan.model_copy(update={"privacy": private.plan.privacy.model_copy(update=change)})
+    with pytest.raises(SiteRefusal, match=r"lower privacy.target_epsilon or privacy.delta"):
         private.channel.sites["north"].answer(m.Join(plan=plan.canonical()))
 
 

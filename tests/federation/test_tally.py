@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -12,10 +14,16 @@ from primia.federation.plan import draft_plan
 from primia.federation.tally import (
     PooledStatistics,
     WeightBound,
+    check_statistics,
+    check_training,
+    check_validation,
+    evaluate_layout,
     evaluate_values,
     mcc_of_confusion,
     pooled_statistics,
+    statistics_layout,
     statistics_values,
+    train_layout,
     validation,
     weight_bound,
     weighted_loss,
@@ -119,3 +127,27 @@ def test_mcc_of_counts_agrees_with_scikit_learn(pairs):
 def test_mcc_of_counts_is_exact_for_many_images():
     confusion = np.array([[10**6, 0], [0, 10**6]])
     assert mcc_of_confusion(confusion) == 1.0
+
+
+def test_no_image_makes_the_difference_between_an_answer_and_an_error():
+    logits = torch.tensor([[math.nan, 0.0, 1.0], [math.inf, 0.0, -math.inf]])
+    values = evaluate_values(logits, torch.tensor([0, 1]))
+    assert values["confusion"].sum() == 2
+    assert values["loss"] == 2**8 * 32 + round(2**8 * float(torch.logsumexp(torch.tensor([0.0, 0.0, 1.0]), 0)))
+
+
+def test_sums_whose_masks_did_not_cancel_are_not_believed(plan):
+    plan = plan()
+    stream = np.random.default_rng(1)
+    layouts = {
+        check_statistics: statistics_layout(plan),
+        check_validation: evaluate_layout(plan),
+        lambda totals: check_training(plan, totals, sites=3, total_weight=500): train_layout(
+            plan, parameters=50, total_weight=500
+        ),
+    }
+    for check, layout in layouts.items():
+        garbage = stream.integers(0, 2**32, size=layout.size, dtype=np.uint32)
+        with pytest.raises(FederationError, match="outside what it can be"):
+            check(layout.unpack(garbage))
+        check(layout.unpack(np.zeros(layout.size, dtype=np.uint32)))
