@@ -6,7 +6,6 @@ Galois keys, bytes after the end), hence `_loaded` and the checks behind it.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -18,6 +17,7 @@ import tenseal.sealapi as seal
 from primia.encrypted.packing import Floats
 from primia.encrypted.parameters import DEGREE, SLOTS, Parameters
 from primia.errors import EncryptionError, PrimiaError
+from primia.seal import memory_file, saved
 
 _HEADER = 16  # SEAL's header: magic, version, compression, and the total size in bytes 8 to 15
 _PARTS = ("public", "relinearisation", "galois")
@@ -61,11 +61,11 @@ class Scheme:
         public = seal.PublicKey()
         generator.create_public_key(public)
         parts = {
-            "public": _saved(public),
-            "relinearisation": _saved(generator.create_relin_keys()),
-            "galois": _saved(generator.create_galois_keys(list(self.parameters.galois_elements))),
+            "public": saved(public),
+            "relinearisation": saved(generator.create_relin_keys()),
+            "galois": saved(generator.create_galois_keys(list(self.parameters.galois_elements))),
         }
-        return _saved(generator.secret_key()), cast(bytes, msgpack.packb(parts))
+        return saved(generator.secret_key()), cast(bytes, msgpack.packb(parts))
 
     def load_secret(self, content: bytes) -> Any:
         """Read a secret key made for these parameters."""
@@ -109,7 +109,7 @@ class Scheme:
         """Encrypt (SLOTS,) real values under the secret key, seed-compressed."""
         with in_one_sentence("The image"):
             plain = self.encoded(slots, self.context.first_parms_id(), self.scale)
-            return _saved(seal.Encryptor(self.context, secret).encrypt_symmetric(plain))
+            return saved(seal.Encryptor(self.context, secret).encrypt_symmetric(plain))
 
     def decrypt(self, content: bytes, secret: Any) -> Floats:
         """Read an answer of the server and decrypt it: (SLOTS,) real values.
@@ -137,7 +137,7 @@ class Scheme:
 
     def save(self, ciphertext: Any) -> bytes:
         """A ciphertext's bytes."""
-        return _saved(ciphertext)
+        return saved(ciphertext)
 
     def encoded(self, values: Floats, parms_id: Any, scale: float) -> Any:
         """(SLOTS,) real or complex values as a SEAL plaintext at a level and scale."""
@@ -166,7 +166,7 @@ class Scheme:
         # SEAL reads as far as the header says and ignores the rest; nothing may hide behind it
         if len(content) < _HEADER or int.from_bytes(content[8:_HEADER], "little") != len(content):
             raise EncryptionError(f"{what} is empty, cut off or has bytes to spare; send it again.")
-        with in_one_sentence(what), _memory_file(content) as path:
+        with in_one_sentence(what), memory_file(content) as path:
             target.load(self.context, path)
             valid = seal.is_valid_for(target, self.context)
         if not valid:
@@ -186,22 +186,3 @@ def in_one_sentence(what: str) -> Iterator[None]:
         raise EncryptionError(
             f"{what} cannot be used ({reason}); make it again for this server's parameters."
         ) from None
-
-
-@contextlib.contextmanager
-def _memory_file(content: bytes) -> Iterator[str]:
-    """The path of a file that lives in memory only: SEAL takes paths, and secret keys must not touch a disk."""
-    descriptor = os.memfd_create("seal", os.MFD_CLOEXEC)
-    try:
-        with os.fdopen(os.dup(descriptor), "wb") as stream:
-            stream.write(content)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
-
-
-def _saved(thing: Any) -> bytes:
-    with _memory_file(b"") as path:
-        thing.save(path)
-        with open(path, "rb") as stream:  # noqa: PTH123 - a descriptor's path
-            return stream.read()

@@ -17,7 +17,6 @@ import contextlib
 import functools
 import hashlib
 import hmac
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ import tenseal.sealapi as seal
 from numpy.typing import NDArray
 
 from primia.errors import PrimiaError, ProtocolError
+from primia.seal import memory_file, saved
 from primia.secagg.masks import Words
 
 DEGREE = 8192  # N
@@ -48,7 +48,7 @@ def generate() -> tuple[bytes, bytes]:
 
     The public bytes hold no encryption key: the sites encrypt under the secret key, in half the space.
     """
-    secret = _saved(seal.KeyGenerator(_scheme().context).secret_key())
+    secret = saved(seal.KeyGenerator(_scheme().context).secret_key())
     return secret, msgpack.packb({**_PUBLIC, "key": _fingerprint(secret)})
 
 
@@ -87,7 +87,7 @@ class Adder:
             with _in_one_sentence("The sum"):  # SEAL refuses a sum that would not be encrypted
                 for other in ciphertexts[1:]:
                     _scheme().evaluator.add_inplace(ciphertexts[0], other)
-                total += _saved(ciphertexts[0])
+                total += saved(ciphertexts[0])
         return bytes(total)
 
 
@@ -113,7 +113,7 @@ class KeyHolder:
             values[: len(part)] = part
             plain = seal.Plaintext()
             _scheme().encoder.encode(values.view(np.complex128).tolist(), SCALE, plain)
-            vector += _saved(self._encryptor.encrypt_symmetric(plain))
+            vector += saved(self._encryptor.encrypt_symmetric(plain))
         return bytes(vector)
 
     def decrypt(self, total: bytes, *, words: int) -> Words:
@@ -216,7 +216,7 @@ def _load_ciphertext(content: memoryview, *, sender: str) -> Any:
 
 
 def _loaded(target: Any, content: bytes | memoryview, what: str) -> Any:
-    with _in_one_sentence(what), _memory_file(content) as path:
+    with _in_one_sentence(what), memory_file(content) as path:
         target.load(_scheme().context, path)
         valid = seal.is_valid_for(target, _scheme().context)
     if not valid:
@@ -233,22 +233,3 @@ def _in_one_sentence(what: str) -> Iterator[None]:
     except (ValueError, RuntimeError, MemoryError, OverflowError, IndexError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ProtocolError(f"{what} cannot be used ({reason}); it must be made and sent again.") from None
-
-
-@contextlib.contextmanager
-def _memory_file(content: bytes | memoryview) -> Iterator[str]:
-    """The path of a file in memory: SEAL reads and writes files only, and a secret key must not touch a disk."""
-    descriptor = os.memfd_create("seal", os.MFD_CLOEXEC)
-    try:
-        with os.fdopen(os.dup(descriptor), "wb") as stream:
-            stream.write(content)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
-
-
-def _saved(thing: Any) -> bytes:
-    with _memory_file(b"") as path:
-        thing.save(path)
-        with open(path, "rb") as stream:  # noqa: PTH123 - a descriptor's path
-            return stream.read()
