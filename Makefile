@@ -46,7 +46,8 @@ run: setup  ## Run the whole pipeline (PROFILE=name and DATA=folder for your own
 
 test: setup  ## Lint, type-check and pass all tests
 	@$(MAKE) --no-print-directory lint unit
-	@python -m pytest -m system -n 2 --dist loadfile
+	@# The longest file first; most of it is waiting for processes.
+	@python -m pytest -m system -n 3 --dist loadfile tests/flows tests
 
 unit: setup  ## Only the quick tests (under a minute)
 	@python -m pytest -m "not system" -n 2 --dist loadfile

@@ -24,12 +24,12 @@ def four(three):
 
 
 def poisoning(*rounds, name="hill"):
-    """A lying hospital: it adds noise to its masked update, more than any honest one could send."""
+    """A lying hospital: it adds to its masked update nearly as much as the sum of honest ones could be."""
 
     def spoil(who, request, response):
         if who == name and isinstance(request, m.Train) and request.session.round in rounds:
             vector = bytes_to_words(response.vector)
-            poison = np.random.default_rng(1).integers(-(2**29), 2**29, size=len(request.model) // 4)
+            poison = np.random.default_rng(1).choice([-50_000_000, 50_000_000], size=len(request.model) // 4)
             vector[: len(poison)] += poison.astype(np.uint32)
             return response.model_copy(update={"vector": words_to_bytes(vector)})
         return response
@@ -100,7 +100,7 @@ def test_a_run_killed_around_an_undone_round_resumes_to_the_identical_model(thre
         pass
 
     settings = {
-        "federation__server": {"optimiser": "fedadam", "learning_rate": 0.02},
+        "federation__server": {"optimiser": "fedadam", "learning_rate": 0.1},
         "federation__average": 0.1,
     }
     undisturbed, _ = federated(three(**settings), site_folders, tmp_path / "other", spoil=poisoning(2))
