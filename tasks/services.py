@@ -52,7 +52,9 @@ def _start_missing(running: set[str], prefect_port: int, mlflow_port: int) -> No
     if "mlflow" not in running:
         store = os.environ["MLFLOW_TRACKING_URI"]
         serve = ["-m", "mlflow", "server", "--backend-store-uri", store, "--port", str(mlflow_port), "--workers", "1"]
-        _start("mlflow", serve, environment, mlflow_port)
+        # The desk shows runs and models; MLflow's seven processes for jobs of language models stay off.
+        desk = {**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        _start("mlflow", serve, desk, mlflow_port)
     _wait("Prefect", f"{api}/health")
     _wait("MLflow", f"{mlflow}/health")
     _prefect(environment, "work-pool", "create", POOL, "--type", "process", "--overwrite")
