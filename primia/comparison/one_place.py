@@ -12,8 +12,9 @@ from primia.data.image_set import ImageSet
 from primia.errors import DataError
 from primia.federation.messages import Description
 from primia.federation.plan import Plan, draft_plan
-from primia.federation.tally import PooledStatistics, evaluate_values, pooled_statistics, statistics_values
-from primia.federation.tally import validation as validation_of
+from primia.federation.summed_statistics import PooledStatistics, pooled_statistics, statistics_values
+from primia.federation.summed_validation import evaluate_values
+from primia.federation.summed_validation import validation as validation_of
 from primia.federation.weights import Floats, head_vector, load_head
 from primia.federation.work import LocalWork
 from primia.models.networks import build_network

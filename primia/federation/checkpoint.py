@@ -17,7 +17,7 @@ from primia.errors import FederationError
 from primia.federation.journal import Journal
 from primia.federation.plan import Hospital, Plan
 from primia.federation.server_optimiser import ServerState
-from primia.federation.tally import PooledStatistics
+from primia.federation.summed_statistics import PooledStatistics
 from primia.federation.weights import Floats
 from primia.files import read_json, write_bytes, write_json
 from primia.secagg.session import Purpose, Session

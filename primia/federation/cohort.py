@@ -14,7 +14,7 @@ from primia.federation.plan import Plan
 from primia.federation.refusals import BudgetError
 from primia.federation.released_sums import CohortRefusal
 from primia.federation.rollcall import SessionError
-from primia.federation.tally import Totals
+from primia.federation.sums import Totals
 from primia.secagg.session import Purpose, Session
 from primia.secagg.vector import Layout
 

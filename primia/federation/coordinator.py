@@ -19,18 +19,9 @@ from primia.federation.journal import SessionRecord
 from primia.federation.plan import Plan
 from primia.federation.refusals import BudgetError
 from primia.federation.server_optimiser import initial_state, server_step
-from primia.federation.tally import (
-    check_statistics,
-    check_training,
-    check_validation,
-    evaluate_layout,
-    mean_loss,
-    pooled_statistics,
-    statistics_layout,
-    train_layout,
-    validation,
-    weight_bound,
-)
+from primia.federation.summed_changes import check_training, mean_loss, train_layout, weight_bound
+from primia.federation.summed_statistics import check_statistics, pooled_statistics, statistics_layout
+from primia.federation.summed_validation import check_validation, evaluate_layout, validation
 from primia.federation.vectors import words_to_bytes
 from primia.federation.verdict import judged, reason_to_stop
 from primia.federation.weights import head_vector, load_head, vector_digest

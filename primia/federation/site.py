@@ -16,14 +16,9 @@ from primia.federation.history import History
 from primia.federation.plan import Plan, read_plan
 from primia.federation.released_sums import ReleasedSums
 from primia.federation.site_session import Guard, SiteSession
-from primia.federation.tally import (
-    evaluate_layout,
-    evaluate_values,
-    statistics_layout,
-    statistics_values,
-    train_layout,
-    weighted_loss,
-)
+from primia.federation.summed_changes import train_layout, weighted_loss
+from primia.federation.summed_statistics import statistics_layout, statistics_values
+from primia.federation.summed_validation import evaluate_layout, evaluate_values
 from primia.federation.vectors import bytes_to_floats, words_to_bytes
 from primia.federation.weights import Floats, vector_digest
 from primia.federation.work import LocalWork

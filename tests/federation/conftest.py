@@ -3,6 +3,9 @@ from pathlib import Path
 import pytest
 from federating import parameters, write_sites
 
+from primia.federation.messages import Description
+from primia.federation.plan import draft_plan
+
 
 @pytest.fixture(scope="session")
 def site_folders(tmp_path_factory):
@@ -13,3 +16,14 @@ def site_folders(tmp_path_factory):
 def params_with():
     repository = Path(__file__).resolve().parents[2]
     return lambda **changes: parameters(repository, **changes)
+
+
+@pytest.fixture
+def plan_with(params_with):
+    """The plan of three hospitals for changed parameters, without differential privacy."""
+    params = params_with()
+    described = {
+        name: Description(name=name, identity=bytes(32), data="0" * 64, classes=params.ingest.classes, pixels=16)
+        for name in params.preprocess.hospitals
+    }
+    return lambda **changes: draft_plan(params_with(**changes), described, privacy=None)

@@ -293,3 +293,8 @@ class Joined:
 
     def conversation(self, request, names=None):
         return Conversation(self.channel, self.plan, request, names)
+
+
+def totals(*parts):
+    """The sum of what several sites say, as the coordinator reads it."""
+    return {key: sum(np.atleast_1d(np.asarray(p[key], dtype=np.int64)) for p in parts) for key in parts[0]}

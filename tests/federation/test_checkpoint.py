@@ -6,7 +6,7 @@ from primia.federation.checkpoint import GlobalModel, Progress, RoundRecord, Tra
 from primia.federation.messages import Description
 from primia.federation.plan import draft_plan
 from primia.federation.server_optimiser import ServerState
-from primia.federation.tally import PooledStatistics
+from primia.federation.summed_statistics import PooledStatistics
 
 RECORD = RoundRecord(
     round=1,

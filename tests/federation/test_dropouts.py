@@ -11,7 +11,7 @@ from primia.errors import SiteRefusal
 from primia.federation import messages as m
 from primia.federation.aggregate import aggregate
 from primia.federation.rollcall import SessionError
-from primia.federation.tally import evaluate_layout, evaluate_values
+from primia.federation.summed_validation import evaluate_layout, evaluate_values
 from primia.federation.vectors import bytes_to_floats, bytes_to_words
 from primia.federation.work import LocalWork
 from primia.secagg.combine import sum_of

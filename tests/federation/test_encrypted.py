@@ -6,7 +6,7 @@ from federating import FIVE, InProcessChannel, Joined, federated, make_sites
 
 from primia.federation import messages as m
 from primia.federation.aggregate import aggregate
-from primia.federation.tally import evaluate_layout
+from primia.federation.summed_validation import evaluate_layout
 
 
 @pytest.fixture(scope="module")

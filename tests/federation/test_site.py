@@ -9,7 +9,7 @@ from primia.federation import messages as m
 from primia.federation.aggregate import aggregate
 from primia.federation.refusals import BudgetError
 from primia.federation.site import Site
-from primia.federation.tally import statistics_layout
+from primia.federation.summed_statistics import statistics_layout
 from primia.federation.vectors import words_to_bytes
 from primia.federation.weights import vector_digest
 from primia.privacy.accounting import Release, epsilon_of
