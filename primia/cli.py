@@ -1,4 +1,4 @@
-"""The command `primia`: what a hospital types to have an image diagnosed under encryption."""
+"""The command `primia`: what a hospital types to have an image diagnosed, or to look at what privacy it spent."""
 
 import os
 import sys
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from primia import cli_ledger
 from primia.errors import PrimiaError
 
 DISCLAIMER = "Research software, not a medical device: no diagnosis may rest on this answer."
@@ -26,6 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,  # a local variable may hold an image
 )
+app.add_typer(cli_ledger.app, name="ledger", no_args_is_help=True)
 
 Server = Annotated[str, typer.Option(help="Address of the diagnosis server, such as http://127.0.0.1:8443.")]
 Keys = Annotated[Path, typer.Option(help="Folder of the keys; the secret key never leaves it.")]

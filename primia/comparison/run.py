@@ -97,7 +97,9 @@ def _train_federated(
             arm.params(params, seed=seed),
             sites=sites,
             state=state,
-            floors=Floors(allow_clear=not arm.masked, maximum_epsilon=100.0, maximum_delta=1.0),
+            floors=Floors(
+                allow_clear=not arm.masked, maximum_epsilon=100.0, maximum_delta=1.0, lifetime_epsilon=1000.0
+            ),
             on_round=lambda record: on_round(job, record.round),
             on_result=save,
         )

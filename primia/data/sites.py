@@ -11,6 +11,7 @@ from primia.config import Preprocess
 from primia.data.dealing import Patient, Place, deal, majority_class
 from primia.data.image_set import ImageSet, save_image_set
 from primia.data.manifest import ManifestRow, read_manifest
+from primia.data.origin import origin_of, write_origin
 from primia.data.preprocess import load_image
 from primia.errors import DataError
 from primia.files import folder_in_progress, write_json
@@ -27,9 +28,10 @@ def build_site_sets(
 ) -> dict[str, Any]:
     """Read what ingest wrote to `raw`; write `sites`/<hospital>/{train,validation}.safetensors and `test`.
 
-    Both folders also get a summary.json with the counts per hospital, split and class. Nothing of an earlier run
-    changes unless everything succeeds; the same input gives the same bytes. `on_progress` is called with the
-    number of images done and of all images.
+    Every hospital gets an origin.json, too, which says from which source its patients come. Both folders also get a
+    summary.json with the counts per hospital, split and class. Nothing of an earlier run changes unless everything
+    succeeds; the same input gives the same bytes. `on_progress` is called with the number of images done and of all
+    images.
 
     Returns:
         {"hospitals": {hospital: {split: counts}}, "test": counts}, where counts is {"images", "patients",
@@ -41,6 +43,7 @@ def build_site_sets(
     """
     rows = read_manifest(raw / "manifest.csv")
     _check_labels(rows, classes=classes, raw=raw)
+    origin = origin_of(raw, rows)
     places = deal(_patients(rows, classes=classes), settings, classes=classes)
     by_place: dict[Place, list[ManifestRow]] = defaultdict(list)
     for row in rows:
@@ -65,6 +68,7 @@ def build_site_sets(
                 image_set = build(Place(hospital, split))
                 save_image_set(sites_folder / hospital / f"{split}.safetensors", image_set)
                 counts[split] = _counts(image_set)
+            write_origin(sites_folder / hospital, origin)
         image_set = build(Place("", "test"))
         save_image_set(test_folder / "test.safetensors", image_set)
         summary = {"hospitals": hospitals, "test": _counts(image_set)}

@@ -11,6 +11,7 @@ from primia.federation.plan import Plan
 from primia.federation.rollcall import Phase, RollCall
 from primia.federation.vectors import bytes_to_words
 from primia.secagg.combine import RecoveryError, sum_of, unmask
+from primia.secagg.countersigned import Countersigned
 from primia.secagg.graph import neighbours
 from primia.secagg.homomorphic import Adder
 from primia.secagg.keys import SignedKeys, keys_digest, verify, verify_keys
@@ -21,12 +22,16 @@ from primia.secagg.transcript import transcript
 
 @dataclass(frozen=True)
 class Sum:
-    """The sum of the survivors' vectors modulo 2^32, who is missing from it or later fell silent, and the costs."""
+    """The sum of the survivors' vectors modulo 2^32, who is missing from it or later fell silent, and the costs.
+
+    `transcript` is what the survivors signed; None for a sum in clear.
+    """
 
     total: Words
     survivors: tuple[str, ...]
     dropped: dict[str, Dropped]
     phases: dict[str, Phase]
+    transcript: Countersigned | None
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def aggregate(
     roll.check(sites)
     if not plan.masked:
         total, survivors = _total(roll, request, sites, size=size)
-        return Sum(total, survivors, roll.dropped, roll.phases)
+        return Sum(total, survivors, roll.dropped, roll.phases, transcript=None)
     keys = _advertise(roll, sites)
     sealed = _share(roll, keys, model=m.model_of(request))
     group_key = _make_group_key(roll, list(sealed)) if plan.encrypted else None
@@ -102,7 +107,17 @@ def aggregate(
     )
     signatures = _sign(roll, survivors, signed=signed)
     _open(roll, total, signatures, keys=keys, sealed=sealed, cohort=cohort, survivors=survivors, content=content)
-    return Sum(total, survivors, roll.dropped, roll.phases)
+    agreed = Countersigned(
+        session=request.session,
+        plan=plan.digest(),
+        request=content,
+        threshold=plan.threshold,
+        keys=tuple(keys.values()),
+        cohort=cohort,
+        survivors=survivors,
+        signatures=signatures,
+    )
+    return Sum(total, survivors, roll.dropped, roll.phases, transcript=agreed)
 
 
 def _advertise(roll: RollCall, sites: Collection[str]) -> dict[str, SignedKeys]:

@@ -1,71 +1,151 @@
-"""The privacy that a site may still spend in a run, and what it says about it."""
+"""The privacy that a site may still spend, in a run and over all runs of its patients, and what it says about it."""
 
-import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+from primia.data.origin import Origin
+from primia.federation.floors import Floors
 from primia.federation.messages import LedgerReport
-from primia.federation.plan import Plan, PrivacyPlan
+from primia.federation.plan import Plan
 from primia.federation.refusals import BudgetError
-from primia.privacy.accounting import Release, epsilon_of
+from primia.privacy.accounting import Release
+from primia.privacy.composition import epsilon_of_run, epsilon_of_source, source_stays_within
+from primia.privacy.former_ledger import take_over
+from primia.privacy.heads import Heads
+from primia.privacy.known_sources import ledger_of
 from primia.privacy.ledger import Ledger
+from primia.privacy.ledger_line import Entry, Group, Purpose
+from primia.secagg.session import Purpose as SumPurpose
 from primia.secagg.session import Session
 
 _SLACK = 1e-3  # of epsilon: the accountant's own error bound
+_LEDGER_PURPOSE: dict[SumPurpose, Purpose] = {"statistics": "statistics", "train": "train", "evaluate": "validation"}
 
 
-def check_budget(ledger: Ledger, plan: Plan) -> None:
-    """Refuse a further release that would exceed the run's target.
+def charges_of(plan: Plan, purpose: SumPurpose) -> list[tuple[Group, Release]]:
+    """What a site charges before it answers one session: the patients that take part, and the release."""
+    if plan.privacy is None or purpose != "train":
+        return []
+    release = Release(
+        sampling_rate=plan.privacy.sampling_rate,
+        noise_multiplier=plan.privacy.noise_multiplier,
+        steps=plan.privacy.local_steps,
+    )
+    return [("training", release)]
 
-    Raises:
-        BudgetError: one more round would spend too much; nothing is charged.
-    """
-    if plan.privacy is None:
-        return
-    planned = (*ledger.releases(plan.run), _release(plan.privacy))
-    after = _epsilon(planned, plan.privacy.delta)
-    if after > plan.privacy.target_epsilon + _SLACK:
+
+@dataclass(frozen=True)
+class Account:
+    """One hospital's part in the ledger of its patients' source, which other hospitals on the machine may share."""
+
+    hospital: str
+    ledger: Ledger
+    heads: Heads
+    synthetic: bool
+
+    def head(self) -> bytes:
+        """The ledger's head, 32 bytes, after a look whether it was changed or rolled back."""
+        self.heads.check(self.ledger)
+        return bytes.fromhex(self.ledger.head())
+
+    def check(self, plan: Plan, purpose: SumPurpose, *, floors: Floors, path: Path) -> None:
+        """Refuse what would exceed the run's target, or the owner's `floors` (in the file `path`) over all runs.
+
+        A training is refused, too, if the validation after it could not be afforded.
+
+        Raises:
+            BudgetError: one more round would spend too much; nothing is charged.
+        """
+        charges = charges_of(plan, purpose) + (charges_of(plan, "evaluate") if purpose == "train" else [])
+        planned = [Entry(release, plan.run, self.hospital, group) for group, release in charges]
+        if planned and plan.privacy is not None:
+            entries = self.ledger.entries()
+            after = epsilon_of_run([*self._of_run(entries, plan), *planned], plan.run, delta=plan.privacy.delta)
+            if after > plan.privacy.target_epsilon + _SLACK:
+                raise BudgetError(
+                    f"one more round would spend epsilon {after:.3f} of {plan.privacy.target_epsilon:g} at this "
+                    "hospital."
+                )
+            self._check_lifetime(self._alike(entries), planned, floors=floors, path=path)
+
+    def charge(self, plan: Plan, session: Session, *, floors: Floors, path: Path) -> None:
+        """Write the releases of `session` down, before any noise is drawn: what is interrupted counts as spent.
+
+        Raises:
+            BudgetError: another run spent the rest since `check`; this charge stands, and nothing may be released.
+        """
+        charges = charges_of(plan, session.purpose)
+        for group, release in charges:
+            assert plan.privacy is not None
+            head = self.ledger.charge(
+                run=plan.run,
+                hospital=self.hospital,
+                group=group,
+                purpose=_LEDGER_PURPOSE[session.purpose],
+                round=session.round,
+                attempt=session.attempt,
+                release=release,
+                delta=plan.privacy.delta,
+                synthetic=self.synthetic,
+            )
+            self.heads.keep(self.ledger, head)
+        if charges:
+            self._check_lifetime(self._alike(self.ledger.entries()), [], floors=floors, path=path)
+
+    def report(self, plan: Plan, *, text: bool) -> LedgerReport:
+        """What was spent on `plan`'s run, and with `text` on all runs, with this run's lines."""
+        if plan.privacy is None:
+            return LedgerReport(epsilon=0.0, steps=0, attempts=0)
+        entries, delta = self.ledger.entries(), plan.privacy.delta
+        mine = self._of_run(entries, plan)
+        trained = [entry.release.steps for entry in mine if entry.purpose == "train"]
+        said = LedgerReport(
+            epsilon=epsilon_of_run(mine, plan.run, delta=delta), steps=sum(trained), attempts=len(trained)
+        )
+        if not text:
+            return said
+        return said.model_copy(
+            update={
+                "epsilon_all_runs": epsilon_of_source(self._alike(entries), delta=delta),
+                "text": self.ledger.lines(run=plan.run, hospital=self.hospital),
+            }
+        )
+
+    def _of_run(self, entries: Sequence[Entry], plan: Plan) -> list[Entry]:
+        """This hospital's entries in the run, and those of which nobody knows whose they are."""
+        return [e for e in entries if e.run is None or (e.run, e.hospital) == (plan.run, self.hospital)]
+
+    def _alike(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Phantoms and patients are never counted together."""
+        return [e for e in entries if e.run is None or e.synthetic == self.synthetic]
+
+    def _check_lifetime(
+        self, entries: Sequence[Entry], planned: Sequence[Entry], *, floors: Floors, path: Path
+    ) -> None:
+        limit, delta = floors.lifetime_epsilon, floors.lifetime_delta
+        if self.synthetic or source_stays_within([*entries, *planned], limit + _SLACK, delta=delta):
+            return
+        spent = epsilon_of_source(entries, delta=delta)
         raise BudgetError(
-            f"one more round would spend epsilon {after:.3f} of {plan.privacy.target_epsilon:g} at this hospital."
+            f"one more round would spend epsilon {epsilon_of_source([*entries, *planned], delta=delta):.3f} of the "
+            f"{limit:g} (at delta {delta:g}) that this hospital's patients may spend in all runs together; "
+            f"{spent:.3f} is spent, {max(limit - spent, 0.0):.3f} is left, and only the hospital's owner can change "
+            f"that, by lifetime_epsilon in {path}."
         )
 
 
-def charge(ledger: Ledger, plan: Plan, session: Session) -> None:
-    """Write the release of `session` down, before any noise is drawn: what is interrupted counts as spent."""
-    if plan.privacy is None:
-        return
-    ledger.charge(
-        run=plan.run,
-        round=session.round,
-        attempt=session.attempt,
-        release=_release(plan.privacy),
-        delta=plan.privacy.delta,
-        synthetic=plan.synthetic,
-    )
+def open_account(hospital: str, origin: Origin, *, ledgers: Path, state: Path) -> Account:
+    """The account of a hospital whose sets come from `origin`; `state` is the hospital's folder.
 
+    A ledger of an earlier version in `state` is taken over; see `take_over`.
 
-def report(ledger: Ledger, plan: Plan, *, text: bool) -> LedgerReport:
-    """What was spent on `plan`'s run, and with `text` on all runs, with the ledger's lines."""
-    privacy, charged = plan.privacy, tuple(ledger.releases(plan.run))
-    said = LedgerReport(
-        epsilon=_epsilon(charged, privacy.delta) if privacy else 0.0,
-        steps=sum(release.steps for release in charged),
-        attempts=len(charged),
-    )
-    if not text or privacy is None:
-        return said
-    lines = ledger.path.read_text(errors="replace") if ledger.path.exists() else ""
-    everything = _epsilon(tuple(ledger.releases()), privacy.delta)
-    return said.model_copy(update={"epsilon_all_runs": everything, "text": lines})
-
-
-@functools.cache
-def _epsilon(releases: tuple[Release, ...], delta: float) -> float:
-    """Spent epsilon; kept, since the accountant takes a second and is asked about the same releases twice a round."""
-    return epsilon_of(releases, delta=delta)
-
-
-def _release(privacy: PrivacyPlan) -> Release:
-    return Release(
-        sampling_rate=privacy.sampling_rate,
-        noise_multiplier=privacy.noise_multiplier,
-        steps=privacy.local_steps,
-    )
+    Raises:
+        PrivacyError: the ledger was changed, rolled back, or is of another source or a newer version.
+    """
+    ledger, heads = ledger_of(origin, ledgers), Heads(state)
+    heads.check(ledger)
+    head = take_over(state / "ledger.jsonl", ledger=ledger, hospital=hospital)
+    if head is not None:
+        heads.keep(ledger, head)
+    return Account(hospital=hospital, ledger=ledger, heads=heads, synthetic=origin.synthetic)

@@ -20,6 +20,7 @@ from primia.federation.server_optimiser import ServerState
 from primia.federation.summed_statistics import PooledStatistics
 from primia.federation.weights import Floats
 from primia.files import read_json, write_bytes, write_json
+from primia.secagg.countersigned import Countersigned
 from primia.secagg.session import Purpose, Session
 
 
@@ -86,7 +87,10 @@ class Progress:
 
 
 class RunFolder:
-    """The files of one run: plan.json, attempt.json, rounds.jsonl, progress.safetensors, and finished.json after it."""
+    """The files of one run: plan.json, attempt.json, rounds.jsonl, progress.safetensors, and finished.json after it.
+
+    transcript.json is the last session that enough hospitals signed, and with it the heads of their ledgers.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -154,6 +158,22 @@ class RunFolder:
         session = Session(run=self.run, round=round, attempt=attempt, purpose=purpose)
         write_json(path, session.model_dump())
         return session
+
+    def keep_transcript(self, transcript: Countersigned) -> None:
+        """Keep the transcript of the last session in place of the one before."""
+        write_bytes(self._folder / "transcript.json", transcript.model_dump_json(indent=2).encode())
+
+    def transcript(self) -> Countersigned | None:
+        """The last one that was kept, or None.
+
+        Raises:
+            FederationError: the file is damaged.
+        """
+        path = self._folder / "transcript.json"
+        try:
+            return Countersigned.model_validate_json(path.read_bytes()) if path.exists() else None
+        except ValidationError as error:
+            raise FederationError(f"{path} is damaged; remove it, and only this evidence of it is lost.") from error
 
     def finish(self, records: tuple[RoundRecord, ...]) -> None:
         """Mark the run as finished and drop its weights: the next federation of this plan is a new run."""

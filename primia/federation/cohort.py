@@ -100,6 +100,8 @@ class Cohort:
                 only = only or _company(failure, plan=self._plan)
                 continue
             self._note(result.dropped)
+            if result.transcript is not None:
+                self._folder.keep_transcript(result.transcript)
             dropped = {name: lost.reason for name, lost in result.dropped.items()}
             if dropped:
                 log.warning("%s goes on without %s", session, "; ".join(f"{n} ({why})" for n, why in dropped.items()))

@@ -27,6 +27,7 @@ from primia.federation.verdict import judged, reason_to_stop
 from primia.federation.weights import head_vector, load_head, vector_digest
 from primia.models.networks import build_network
 from primia.models.released import ReleasedModel
+from primia.secagg.countersigned import Countersigned
 from primia.secagg.session import Session
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ class FederationResult:
     `model` is the released model of the round with the best pooled validation MCC; `digest` is the SHA-256 of the
     global weights after the last round; `stopped` says why the run ended before its last round, or is None.
     `ledgers` are the sites' own words about the privacy they spent; one that could not be reached has none.
-    `sessions` tells of every sum, also of those that failed. `seconds` adds up all rounds.
+    `sessions` tells of every sum, also of those that failed; `transcript` is the last one that the hospitals signed,
+    None in clear. `seconds` adds up all rounds.
     """
 
     plan: Plan
@@ -47,6 +49,7 @@ class FederationResult:
     records: tuple[RoundRecord, ...]
     sessions: tuple[SessionRecord, ...]
     ledgers: dict[str, m.LedgerReport]
+    transcript: Countersigned | None
     digest: str
     seconds: float
     stopped: str | None
@@ -249,6 +252,7 @@ class Coordinator:
             records=progress.records,
             sessions=self._folder.journal.records(),
             ledgers=ledgers,
+            transcript=self._folder.transcript(),
             digest=vector_digest(progress.model.head),
             seconds=sum(record.seconds for record in progress.records),
             stopped=stopped,

@@ -16,6 +16,7 @@ class Floors(BaseModel):
     coordinator see this hospital's updates without secure aggregation. `allow_newcomers` pins hospitals that are not
     yet in roster.json; else a coordinator could invent hospitals until only this one is real. `maximum_epsilon` and
     `maximum_delta` hold per patient and run: noise below that is no privacy, and must not count as such.
+    `lifetime_epsilon`, at `lifetime_delta`, holds per patient over all runs that the ledger knows; phantoms have none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -26,6 +27,8 @@ class Floors(BaseModel):
     require_privacy: bool = False
     maximum_epsilon: float = Field(default=10.0, gt=0.0, allow_inf_nan=False)
     maximum_delta: float = Field(default=1e-3, gt=0.0, le=1.0)
+    lifetime_epsilon: float = Field(default=10.0, gt=0.0, allow_inf_nan=False)
+    lifetime_delta: float = Field(default=1e-4, gt=0.0, lt=1.0)
 
 
 def read_floors(path: Path) -> Floors:

@@ -28,12 +28,13 @@ log = logging.getLogger(__name__)
 class _SiteProcess:
     """A site's process and this end of its socket; after a failure it stays down until it is replaced."""
 
-    def __init__(self, name: str, *, folder: Path, state: Path, floors: Floors | None) -> None:
+    def __init__(self, name: str, *, folder: Path, state: Path, ledgers: Path, floors: Floors | None) -> None:
         # Absolute, and the package's own root on the path: the coordinator may run in any folder.
         root = str(Path(primia.__file__).resolve().parents[1])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         command = [sys.executable, "-m", "primia.federation.site_process", "--name", name]
-        command += ["--folder", str(folder.resolve()), "--state", str(state.resolve()), "--parent", str(os.getpid())]
+        command += ["--folder", str(folder.resolve()), "--state", str(state.resolve())]
+        command += ["--ledgers", str(ledgers.resolve()), "--parent", str(os.getpid())]
         if floors is not None:
             command += ["--floors", floors.model_dump_json()]
         self._stream, theirs = socket.socketpair()
@@ -98,11 +99,12 @@ class LocalChannel:
     """Starts a process per hospital on entry and ends them all on exit. Only the channel knows their folders."""
 
     def __init__(
-        self, folders: Mapping[str, Path], *, states: Mapping[str, Path], floors: Floors | None = None
+        self, folders: Mapping[str, Path], *, states: Mapping[str, Path], ledgers: Path, floors: Floors | None = None
     ) -> None:
-        """`floors` stand in for every hospital's floors.json while its process lives; see `federate`."""
+        """`ledgers` is the one folder of all hospitals' ledgers; `floors` stand in for every hospital's floors.json
+        while its process lives, see `federate`."""
         self._places = {name: (folder, states[name]) for name, folder in folders.items()}
-        self._floors = floors
+        self._ledgers, self._floors = ledgers, floors
         self._sites: dict[str, _SiteProcess] = {}
         self._bytes_of_ended = 0
         self._threads = ThreadPoolExecutor(max_workers=len(folders), thread_name_prefix="primia-channel")
@@ -161,4 +163,4 @@ class LocalChannel:
 
     def _start(self, name: str) -> _SiteProcess:
         folder, state = self._places[name]
-        return _SiteProcess(name, folder=folder, state=state, floors=self._floors)
+        return _SiteProcess(name, folder=folder, state=state, ledgers=self._ledgers, floors=self._floors)

@@ -9,7 +9,7 @@ from primia.secagg.session import Session
 from primia.secagg.shamir import SHARE_BYTES
 from primia.secagg.sharing import SEALED_BYTES, Sealed
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 MAX_VECTOR_BYTES = 1 << 29  # 134 million parameters
 MAX_MESSAGE_BYTES = MAX_VECTOR_BYTES + (1 << 20)
 MAX_LEDGER_CHARACTERS = 1 << 24
@@ -38,7 +38,7 @@ class Message(BaseModel):
 class Describe(Message):
     """Who are you? Asked once, before there is a plan."""
 
-    protocol: Literal[2] = PROTOCOL
+    protocol: Literal[3] = PROTOCOL
 
 
 class Join(Message):
@@ -157,7 +157,7 @@ class DecryptSum(Message):
 
 
 class ReadLedger(Message):
-    """Send the privacy spent on this run, and the ledger itself if `text` is set."""
+    """Send the privacy spent on this run, and with `text` its lines of the ledger and the total of all runs."""
 
     text: bool
 
@@ -237,8 +237,8 @@ class Revealed(Message):
 class LedgerReport(Message):
     """Privacy spent per patient at one site on this run: epsilon, steps, and releases charged (repetitions included).
 
-    The last two fields, epsilon of all runs so far and the ledger's lines, are sent when the
-    text is asked for. A ledger holds no patient data.
+    The last two fields, epsilon of all runs of the source so far and the ledger's lines of this run, are sent when the
+    text is asked for. They hold no patient data. Phantoms and patients are never counted together.
     """
 
     epsilon: Annotated[Finite, Field(ge=0.0)]

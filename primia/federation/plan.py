@@ -52,7 +52,7 @@ class Plan(_Part):
     `threshold` is the number of hospitals that must stay to the end of every sum.
     """
 
-    protocol: Literal[2] = 2
+    protocol: Literal[3] = 3
     run: RunName
     hospitals: dict[Name, Hospital] = Field(min_length=1, max_length=100)
     threshold: int = Field(ge=1, le=100)

@@ -14,7 +14,7 @@ from primia.federation.released_sums import CohortRefusal
 
 
 class BudgetError(PrivacyError):
-    """A further release would exceed the target epsilon of the run at this site."""
+    """A further release would exceed the run's target epsilon, or what the owner allows for the patients' lifetime."""
 
 
 # The most derived class first.

@@ -1,4 +1,4 @@
-"""The files of results/federation: rounds, privacy spent and not covered, and a copy of every hospital's ledger."""
+"""The files of results/federation: rounds, privacy spent and not covered, and what every hospital charged for it."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,11 @@ UNCOVERED = (
 
 
 def write_results(folder: Path, result: FederationResult) -> None:
-    """Write rounds.csv, rounds.jsonl, metrics.json, privacy.json and ledger/<hospital>.jsonl into `folder`."""
+    """Write rounds.csv, rounds.jsonl, metrics.json, privacy.json and ledger/ into `folder`.
+
+    ledger/<hospital>.jsonl holds the lines of this run, and ledger/transcript.json what the hospitals signed last: with
+    it, `primia ledger verify --transcript` finds out whether a ledger was rolled back.
+    """
     rows = [asdict(record) for record in result.records]
     write_csv(folder / "rounds.csv", rows[0], (row.values() for row in rows))
     write_text(folder / "rounds.jsonl", "".join(f"{record_line(session)}\n" for session in result.sessions))
@@ -42,6 +46,8 @@ def write_results(folder: Path, result: FederationResult) -> None:
     write_json(folder / "privacy.json", _privacy(result))
     for hospital, ledger in result.ledgers.items():
         write_text(folder / "ledger" / f"{hospital}.jsonl", ledger.text)
+    if result.transcript is not None:
+        write_text(folder / "ledger" / "transcript.json", result.transcript.model_dump_json(indent=2) + "\n")
 
 
 def _privacy(result: FederationResult) -> dict[str, Any]:

@@ -31,8 +31,8 @@ def federate(
     Args:
         params: all of params.yaml.
         sites: holds one folder per hospital with train.safetensors and validation.safetensors.
-        state: where hospitals keep keys, ledgers and answers (`sites/<hospital>`), and the coordinator its runs
-            (`federation/<run>`); it must outlive the call.
+        state: where hospitals keep keys and answers (`sites/<hospital>`) and what their patients' privacy has spent
+            (`ledgers/<source>.jsonl`), and the coordinator its runs (`federation/<run>`); it must outlive the call.
         floors: what all hospitals demand in this call, instead of their floors.json. Only for one machine whose owner
             owns all hospitals: demonstrations and baselines in clear.
         on_round: called after each newly finished round.
@@ -45,6 +45,7 @@ def federate(
     channel = LocalChannel(
         {name: sites / name for name in names},
         states={name: state / "sites" / name for name in names},
+        ledgers=state / "ledgers",
         floors=floors,
     )
     runs = state / "federation"

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from primia.data.image_set import load_image_set
+from primia.data.origin import read_origin
 from primia.errors import DataError, ProtocolError, SiteRefusal
 from primia.federation import messages as m
-from primia.federation.budget import charge, check_budget, report
+from primia.federation.budget import open_account
 from primia.federation.codec import content_digest
 from primia.federation.floors import Floors, check_plan, read_floors
 from primia.federation.history import History
@@ -23,7 +24,6 @@ from primia.federation.vectors import bytes_to_floats, words_to_bytes
 from primia.federation.weights import Floats, vector_digest
 from primia.federation.work import LocalWork
 from primia.files import read_json, sha256_of_file, write_bytes
-from primia.privacy.ledger import Ledger
 from primia.privacy.noise import NoiseSource, SystemNoise
 from primia.secagg.keys import load_or_create_identity
 from primia.secagg.masks import Words
@@ -35,17 +35,26 @@ _SMALLEST_STD = 0.99e-3  # that of blank images, rounded to float32
 
 
 class Site:
-    """One hospital: its images in `folder`, and in `state` what must outlive the process.
+    """One hospital: its images in `folder`, and in `state` and `ledgers` what must outlive the process.
 
-    `state` (mode 0700) holds the identity key, the identities of the other hospitals as first seen, the privacy
-    ledger, the latest answer of every run, the sums that were unmasked, and the owner's floors.json.
+    `state` (mode 0700) holds the identity key, the identities of the other hospitals as first seen, how far the
+    ledger has come, the latest answer of every run, the sums that were unmasked, and the owner's floors.json.
+    `ledgers` holds the privacy ledger of every source whose patients were ever trained on.
 
     Raises:
-        DataError: the folder lacks a split, or a split is damaged or empty.
+        DataError: the folder lacks a split or origin.json, or one is damaged or empty.
+        PrivacyError: the ledger was changed, rolled back, or is of another source or a newer version.
     """
 
     def __init__(
-        self, *, name: str, folder: Path, state: Path, noise: NoiseSource | None = None, floors: Floors | None = None
+        self,
+        *,
+        name: str,
+        folder: Path,
+        state: Path,
+        ledgers: Path,
+        noise: NoiseSource | None = None,
+        floors: Floors | None = None,
     ) -> None:
         """`floors` stand in for floors.json, for one machine whose owner owns all hospitals."""
         self.name = name
@@ -62,8 +71,7 @@ class Site:
         self._data = self._identity.fingerprint(contents.encode())
         self._history = History(state / "answered")
         self._sums = ReleasedSums(state / "sums.jsonl", data=self._data)
-        self._ledger = Ledger(state / "ledger.jsonl")
-        self._ledger.verify()
+        self._account = open_account(name, read_origin(folder), ledgers=ledgers, state=state)
         self._noise, self._floors = noise or SystemNoise(), floors
         self._plan: Plan | None = None
         self._work: LocalWork | None = None
@@ -88,7 +96,7 @@ class Site:
             case m.Join():
                 return self._join(read_plan(request.plan))
             case m.ReadLedger():
-                return report(self._ledger, self._agreed(), text=request.text)
+                return self._account.report(self._agreed(), text=request.text)
             case m.AdvertiseKeys():
                 return self._advertise(request.session)
             case m.ShareKeys():
@@ -114,6 +122,11 @@ class Site:
             raise SiteRefusal(f"The plan does not name {self.name} with its present identity and data.")
         if plan.classes != self._train.classes or plan.pixels != self._train.pixels:
             raise SiteRefusal("The plan has other classes or another image size than this hospital's images.")
+        if plan.synthetic and not self._account.synthetic:
+            raise SiteRefusal(
+                "The plan takes all images for phantoms, but this hospital's show patients; correct ingest.source, and "
+                "run the ingest and preprocess stages again."
+            )
         path = self._state / "floors.json"
         floors = self._floors or read_floors(path)
         check_plan(floors, plan, path=path)
@@ -161,10 +174,10 @@ class Site:
         self._history.check(session)
         if self._open is not None and self._open.session == session:
             raise ProtocolError(f"The keys for {session} were advertised before; start a new attempt.")
-        if session.purpose == "train":
-            check_budget(self._ledger, plan)  # before anybody draws noise for this round
-        assert self._guard is not None
-        self._open = SiteSession(session, plan, name=self.name, identity=self._identity, guard=self._guard)
+        guard, ledger = self._guard, self._account.head()
+        assert guard is not None
+        self._account.check(plan, session.purpose, floors=guard.floors, path=guard.path)  # before anybody draws noise
+        self._open = SiteSession(session, plan, name=self.name, identity=self._identity, guard=guard, ledger=ledger)
         return m.KeyAdvert(session=session, keys=self._open.advertise())
 
     def _current(self, session: Session) -> SiteSession:
@@ -182,8 +195,8 @@ class Site:
         if plan.masked:
             self._current(session).ready(request)
         private = isinstance(request, m.Train) and plan.privacy is not None
-        if private:
-            check_budget(self._ledger, plan)
+        assert self._guard is not None
+        self._account.check(plan, session.purpose, floors=self._guard.floors, path=self._guard.path)
         content = content_digest(request)
         self._history.admit(session, content=content, fresh_noise=private)
         match request:
@@ -205,8 +218,9 @@ class Site:
         if (weights is None) == plan.training.class_weights or len(weights or plan.classes) != len(plan.classes):
             raise ProtocolError("The request weighs the classes otherwise than the plan says.")
         layout = train_layout(plan, parameters=work.parameters, total_weight=request.total_weight)
-        session = request.session
-        charge(self._ledger, plan, session)
+        session, guard = request.session, self._guard
+        assert guard is not None
+        self._account.charge(plan, session, floors=guard.floors, path=guard.path)
         result = work.train(
             model,
             mean=request.mean,

@@ -73,6 +73,7 @@ def main() -> int:
     parser.add_argument("--name", required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--ledgers", type=Path, required=True)
     parser.add_argument("--socket", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--floors", type=Floors.model_validate_json, default=None)
@@ -85,7 +86,11 @@ def main() -> int:
         try:
             with _alone(arguments.state, arguments.name):
                 site = Site(
-                    name=arguments.name, folder=arguments.folder, state=arguments.state, floors=arguments.floors
+                    name=arguments.name,
+                    folder=arguments.folder,
+                    state=arguments.state,
+                    ledgers=arguments.ledgers,
+                    floors=arguments.floors,
                 )
                 serve(stream, site)
         except PrimiaError as error:

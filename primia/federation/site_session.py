@@ -34,8 +34,10 @@ class SiteSession:
     The masks stay: a coordinator that colludes with one site, which has the key, still reads nothing.
     """
 
-    def __init__(self, session: Session, plan: Plan, *, name: str, identity: Identity, guard: Guard) -> None:
-        """Raises `SiteRefusal` if the plan's threshold is too low."""
+    def __init__(
+        self, session: Session, plan: Plan, *, name: str, identity: Identity, guard: Guard, ledger: bytes
+    ) -> None:
+        """`ledger` is the head of the site's ledger; raises `SiteRefusal` if the plan's threshold is too low."""
         self.session = session
         self._guard = guard
         # A private answer has fresh noise, charged anew: no two of them differ by one site's contribution alone.
@@ -50,6 +52,7 @@ class SiteSession:
             plan=plan.digest(),
             roster={name: bytes.fromhex(hospital.identity) for name, hospital in plan.hospitals.items()},
             threshold=plan.threshold,
+            ledger=ledger,
         )
 
     def advertise(self) -> SignedKeys:

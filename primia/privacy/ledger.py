@@ -1,21 +1,18 @@
-"""A site's record of the privacy it has spent: one synced line for each release, written before the noise is drawn."""
+"""A source's record of the privacy it has spent: one synced line a release, written before the noise is drawn."""
 
 import fcntl
 import hashlib
-import hmac
-import json
 import logging
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from primia.errors import PrivacyError
 from primia.files import sync_folder
-from primia.privacy.accounting import Release, epsilon_of
+from primia.privacy.accounting import Release
+from primia.privacy.ledger_line import Entry, Group, Purpose, read_line, salvage, write_line
 
 _log = logging.getLogger(__name__)
 
@@ -23,16 +20,11 @@ _log = logging.getLogger(__name__)
 _UNPROTECTED = Release(sampling_rate=1.0, noise_multiplier=0.1, steps=1)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One line: a release that is spent, whether or not its noise was ever drawn. `run` is None if unreadable."""
-
-    run: str | None
-    release: Release
-
-
 class Ledger:
     """Append-only JSON lines, mode 0600; each holds the SHA-256 of all lines before it and of itself.
+
+    The name of the file, without its ending, is that of the source; every line repeats it. All hospitals that were
+    dealt from one source on one machine write to the same file, one at a time.
 
     An edited, removed or moved line breaks the chain. Two things a chain without a key cannot show: lines removed from
     the end (keep `head()` elsewhere and hand it to `verify`), and a chain written anew by the site itself.
@@ -42,40 +34,47 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.source = path.stem
 
-    def charge(self, *, run: str, round: int, attempt: int, release: Release, delta: float, synthetic: bool) -> None:
+    def charge(
+        self,
+        *,
+        run: str,
+        hospital: str,
+        group: Group,
+        purpose: Purpose,
+        round: int,
+        attempt: int,
+        release: Release,
+        delta: float,
+        synthetic: bool,
+    ) -> str:
         """Write down `release` before its noise is drawn; on return the line is on the disk.
 
         Args:
             run: name of the training run.
+            hospital: whose patients take part.
+            group: which of them.
+            purpose: what is released.
             round: of the federation.
             attempt: at this round, counted from 1; each attempt draws noise and is charged.
             release: what will be released.
             delta: the δ the run is accounted at.
             synthetic: the patients are phantoms.
 
+        Returns:
+            The `head` after this line.
+
         Raises:
             PrivacyError: `delta` is out of range, the ledger was changed, or it cannot be written.
         """
         if not 0 < delta < 1:
             raise PrivacyError(f"δ is {delta}, but must be between 0 and 1; correct privacy.delta.")
+        entry = Entry(release, run, hospital, group, purpose, round, attempt, delta, synthetic)
         with self._locked() as descriptor:
             content = _read_all(descriptor)
             self._check(content)
-            entry = {
-                "release": {
-                    "noise_multiplier": release.noise_multiplier,
-                    "sampling_rate": release.sampling_rate,
-                    "steps": release.steps,
-                },
-                "run": run,
-                "round": round,
-                "attempt": attempt,
-                "delta": delta,
-                "synthetic": synthetic,
-                "previous": _prefixes(content)[-1],
-            }
-            line = _seal(entry) + b"\n"
+            line = write_line(entry, source=self.source, previous=_prefixes(content)[-1]) + b"\n"
             if content and not content.endswith(b"\n"):
                 line = b"\n" + line
             try:
@@ -87,28 +86,35 @@ class Ledger:
                     f"The ledger {self.path} cannot be written ({error}), so nothing was released; "
                     "free disk space or mend the permissions and start the round again."
                 ) from error
+        return _prefixes(content + line)[-1]
 
-    def releases(self, run: str | None = None) -> list[Release]:
-        """Everything spent by `run`, or by all runs together; a line of unknown run counts for each of them.
+    def entries(self) -> list[Entry]:
+        """Everything spent, in order.
 
         A line that was cut short counts as what its readable part says, else as no less than any line before it, and
         a warning is logged.
 
         Raises:
-            PrivacyError: the ledger was changed.
+            PrivacyError: the ledger was changed, is that of another source, or of a newer version.
         """
-        return [entry.release for entry in self._check(self._content()) if run is None or entry.run in (run, None)]
+        return self._check(self._content())
 
-    def epsilon(self, *, run: str | None = None, delta: float) -> float:
-        """ε at `delta` of everything `releases` gives."""
-        return epsilon_of(self.releases(run), delta=delta)
+    def lines(self, *, run: str, hospital: str) -> str:
+        """The lines of one hospital in one run as they stand in the file.
+
+        Raises:
+            PrivacyError: see `entries`.
+        """
+        content = self._content()
+        of_run = zip(_lines(content), self._check(content), strict=True)
+        return "".join(line.decode() + "\n" for line, entry in of_run if (entry.run, entry.hospital) == (run, hospital))
 
     def head(self) -> str:
         """SHA-256 of all lines so far; kept elsewhere, it lets `verify` notice lines missing at the end."""
         return _prefixes(self._content())[-1]
 
-    def verify(self, *, head: str | None = None) -> None:
-        """Follow the chain from the first line to the last.
+    def verify(self, *, head: str | None = None) -> int:
+        """Follow the chain from the first line to the last, and give their number.
 
         Args:
             head: an earlier value of `head()`; the lines it stands for must still be there.
@@ -116,44 +122,54 @@ class Ledger:
         Raises:
             PrivacyError: names the first line that was changed, removed or moved.
         """
-        content = self._content()
-        self._check(content)
-        known = _prefixes(content)
-        if head is not None and not any(hmac.compare_digest(head, prefix) for prefix in known):
+        number = len(self.entries())
+        if head is not None and not self.holds(head):
             raise PrivacyError(
-                f"{self.path} ends after line {len(known) - 1}, but more lines were known to be there; "
-                "restore the ledger from the site's backup, and train no further without it."
+                f"{self.path} holds {number} lines, but not those that are known to have been there: it was "
+                "rolled back or written anew; restore the ledger from the site's backup, and train no further "
+                "without it."
             )
+        return number
+
+    def holds(self, head: str) -> bool:
+        """Whether the lines that `head` stands for are the first lines of the ledger."""
+        return head in _prefixes(self._content())
 
     def _check(self, content: bytes) -> list[Entry]:
         entries: list[Entry] = []
         doubtful: int | None = None  # first unreadable line that no later line has vouched for yet
-        for number, (line, prefix) in enumerate(zip(_lines(content), _prefixes(content), strict=False), start=1):
-            fields = _parse(line)
-            if fields is None:
+        for number, (raw, prefix) in enumerate(zip(_lines(content), _prefixes(content), strict=False), start=1):
+            line = read_line(raw, path=self.path)
+            if line is None:
                 doubtful = doubtful or number
-                entries.append(self._torn(number, line, entries))
-            elif fields["previous"] != prefix:
+                entries.append(self._torn(number, raw, entries))
+            elif line.previous != prefix:
                 raise self._changed(doubtful or number)
+            elif line.source not in (None, self.source):
+                raise PrivacyError(
+                    f"{self.path} is the ledger of another source, {line.source}; give it back that name, and restore "
+                    "this source's own from the site's backup."
+                )
             else:
                 doubtful = None
-                entries.append(Entry(run=fields["run"], release=_release_of(fields["release"])))
+                entries.append(line.entry)
         # Only a write that was cut short leaves the end of the file without a line break.
         if doubtful is not None and content.endswith(b"\n"):
             raise self._changed(doubtful)
         return entries
 
     def _torn(self, number: int, line: bytes, before: list[Entry]) -> Entry:
-        release = _salvage(line)
+        release = salvage(line)
         if release is None and before:
-            release = Release(
-                sampling_rate=max(entry.release.sampling_rate for entry in before),
-                noise_multiplier=min(entry.release.noise_multiplier for entry in before),
-                steps=max(entry.release.steps for entry in before),
+            earlier = [entry.release for entry in before]
+            release = replace(
+                min(earlier, key=lambda one: one.noise_multiplier),
+                sampling_rate=max(one.sampling_rate for one in earlier),
+                steps=max(one.steps for one in earlier),
             )
         release = release or _UNPROTECTED
         _log.warning("line %d of %s was cut short; counted as spent: %s", number, self.path, release)
-        return Entry(run=None, release=release)
+        return Entry(release)
 
     def _changed(self, number: int) -> PrivacyError:
         return PrivacyError(
@@ -163,7 +179,9 @@ class Ledger:
 
     def _content(self) -> bytes:
         try:
-            return self.path.read_bytes()
+            with self.path.open("rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_SH)  # never half a line that another hospital is writing
+                return stream.read()
         except FileNotFoundError:
             return b""
         except OSError as error:
@@ -173,7 +191,7 @@ class Ledger:
     def _locked(self) -> Iterator[int]:
         """The file open for appending, made if need be, and held by this process alone."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
             raise PrivacyError(
@@ -187,37 +205,6 @@ class Ledger:
             yield descriptor
         finally:
             os.close(descriptor)
-
-
-def _seal(entry: dict[str, Any]) -> bytes:
-    # Not sorted: the release stands first, so that a line cut short may still say what was spent.
-    digest = hashlib.sha256(json.dumps(entry).encode()).hexdigest()
-    return json.dumps({**entry, "digest": digest}).encode()
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """The line's entry, or None unless it is exactly what `charge` would have written."""
-    try:
-        entry = json.loads(line)
-        digest = entry.pop("digest")
-    except (ValueError, AttributeError, KeyError, TypeError):
-        return None
-    whole = isinstance(digest, str) and hmac.compare_digest(_seal(entry), line)
-    return entry if whole else None
-
-
-def _salvage(line: bytes) -> Release | None:
-    found = re.match(rb'\{"release": (\{[^{}]*\})', line)
-    try:
-        return _release_of(json.loads(found[1])) if found else None
-    except (ValueError, TypeError, KeyError):
-        return None
-
-
-def _release_of(fields: dict[str, Any]) -> Release:
-    return Release(
-        sampling_rate=fields["sampling_rate"], noise_multiplier=fields["noise_multiplier"], steps=fields["steps"]
-    )
 
 
 def _lines(content: bytes) -> list[bytes]:

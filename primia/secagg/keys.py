@@ -18,6 +18,8 @@ from primia.secagg.session import Session, statement
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
+HEAD_BYTES = 32
+NO_LEDGER = bytes(HEAD_BYTES)
 
 
 class Identity:
@@ -104,25 +106,32 @@ class SignedKeys(BaseModel):
     """A site's two public keys for one session, signed together with its identity.
 
     `channel` seals the shares that pass between two sites; `mask` makes the masks that two sites have in common.
+    `ledger` is the head of the site's privacy ledger when the session began, or zeros: with the keys it becomes part
+    of the transcript that the others sign, so that the site cannot deny later how far its ledger had come.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, ser_json_bytes="base64", val_json_bytes="base64"
+    )
 
     name: str = Field(min_length=1, max_length=32)
     channel: bytes = Field(min_length=KEY_BYTES, max_length=KEY_BYTES)
     mask: bytes = Field(min_length=KEY_BYTES, max_length=KEY_BYTES)
+    ledger: bytes = Field(default=NO_LEDGER, min_length=HEAD_BYTES, max_length=HEAD_BYTES)
     signature: bytes = Field(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)
 
 
-def sign_keys(identity: Identity, session: Session, *, name: str, channel: bytes, mask: bytes) -> SignedKeys:
-    """Bind both public keys to `name` and `session` (round 0)."""
-    signature = identity.sign(statement("keys", session, name, channel, mask))
-    return SignedKeys(name=name, channel=channel, mask=mask, signature=signature)
+def sign_keys(
+    identity: Identity, session: Session, *, name: str, channel: bytes, mask: bytes, ledger: bytes = NO_LEDGER
+) -> SignedKeys:
+    """Bind both public keys, and the ledger's head, to `name` and `session` (round 0)."""
+    signature = identity.sign(statement("keys", session, name, channel, mask, ledger))
+    return SignedKeys(name=name, channel=channel, mask=mask, ledger=ledger, signature=signature)
 
 
 def keys_digest(keys: Iterable[SignedKeys], session: Session) -> bytes:
     """SHA-256 of all keys of round 0, in the order of their names: what the sites of a session must agree on."""
-    adverts = sorted([advert.name, advert.channel, advert.mask] for advert in keys)
+    adverts = sorted([advert.name, advert.channel, advert.mask, advert.ledger] for advert in keys)
     return hashlib.sha256(statement("all-keys", session, adverts)).digest()
 
 
@@ -134,7 +143,9 @@ def verify_keys(keys: SignedKeys, session: Session, *, identity: bytes) -> None:
     Raises:
         ProtocolError: somebody else's keys, those of another session, or a point of small order.
     """
-    if not verify(identity, keys.signature, statement("keys", session, keys.name, keys.channel, keys.mask)):
+    if not verify(
+        identity, keys.signature, statement("keys", session, keys.name, keys.channel, keys.mask, keys.ledger)
+    ):
         raise ProtocolError(
             f"The keys of {keys.name} for {session} are not signed by its pinned identity; "
             "they were swapped on the way, or the hospital has a new identity that must be pinned first."

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 from primia.errors import ProtocolError, SiteRefusal
 from primia.secagg import graph, sharing
-from primia.secagg.keys import Identity, SessionKey, SignedKeys, keys_digest, sign_keys, verify_keys
+from primia.secagg.keys import NO_LEDGER, Identity, SessionKey, SignedKeys, keys_digest, sign_keys, verify_keys
 from primia.secagg.masks import Words, add_keystreams, pair_mask_key, self_mask_key
 from primia.secagg.sealing import open_message, seal_message
 from primia.secagg.session import Session
@@ -43,8 +43,11 @@ class Participant:
         plan: str,
         roster: Mapping[str, bytes],
         threshold: int,
+        ledger: bytes = NO_LEDGER,
     ) -> None:
         """`roster` holds the pinned Ed25519 public key of every site of the plan; `plan` is the plan's digest.
+
+        `ledger` is the head of this site's privacy ledger, 32 bytes.
 
         Raises:
             SiteRefusal: the cohort is too small to hide anybody, or the threshold too low for a lying coordinator.
@@ -54,7 +57,7 @@ class Participant:
         assert roster[name] == identity.public
         self.session = session
         self._name, self._identity, self._plan = name, identity, plan
-        self._roster, self._threshold = dict(roster), threshold
+        self._roster, self._threshold, self._ledger = dict(roster), threshold, ledger
         self._step = _Step.NONE
         self._channel: SessionKey | None = SessionKey()
         self._mask: SessionKey | None = SessionKey()
@@ -67,7 +70,12 @@ class Participant:
         self._expect(_Step.NONE)
         assert self._channel is not None and self._mask is not None
         self._advert = sign_keys(
-            self._identity, self.session, name=self._name, channel=self._channel.public, mask=self._mask.public
+            self._identity,
+            self.session,
+            name=self._name,
+            channel=self._channel.public,
+            mask=self._mask.public,
+            ledger=self._ledger,
         )
         self._step = _Step.ADVERTISED
         return self._advert

@@ -6,7 +6,7 @@ import msgpack
 from pydantic import BaseModel, ConfigDict, Field
 
 PROTOCOL = "primia-secagg"
-VERSION = 2
+VERSION = 3
 
 Purpose = Literal["statistics", "train", "evaluate"]
 RunName = Annotated[str, Field(pattern=r"^[0-9a-z][0-9a-z-]{7,63}$")]

@@ -8,6 +8,7 @@ import torch
 
 from primia.config import load_params, parse_params
 from primia.data.image_set import ImageSet, save_image_set
+from primia.data.origin import Origin, write_origin
 from primia.errors import PrimiaError
 from primia.federation import messages as m
 from primia.federation.channel import Answers
@@ -48,8 +49,13 @@ def image_set(*, patients, seed, pixels=16):
     )
 
 
-def write_sites(folder, names=FIVE):
+PHANTOMS = Origin(fingerprint="1" * 64, synthetic=True, marks=frozenset())
+PATIENTS = Origin(fingerprint="2" * 64, synthetic=False, marks=frozenset({"a" * 16, "b" * 16}))
+
+
+def write_sites(folder, names=FIVE, origin=PHANTOMS):
     for index, name in enumerate(names):
+        write_origin(folder / name, origin)
         save_image_set(folder / name / "train.safetensors", image_set(patients=20 + 4 * index, seed=index))
         save_image_set(folder / name / "validation.safetensors", image_set(patients=9, seed=100 + index))
     return folder
@@ -134,7 +140,7 @@ class InProcessChannel:
 
 
 def make_site(folder, state, name, **options):
-    site = Site(name=name, folder=folder / name, state=state / "sites" / name, **options)
+    site = Site(name=name, folder=folder / name, state=state / "sites" / name, ledgers=state / "ledgers", **options)
     site.made_of = (folder, state, name, options)
     return site
 

@@ -25,7 +25,7 @@ def hospitals(request, site_folders, params_with, tmp_path_factory):
         yield Joined(params, InProcessChannel(make_sites(site_folders, state, FIVE)), state)
     else:
         folders, states = ({name: parent / name for name in FIVE} for parent in (site_folders, state / "sites"))
-        with LocalChannel(folders, states=states) as channel:
+        with LocalChannel(folders, states=states, ledgers=state / "ledgers") as channel:
             assert len({*channel.process_ids().values(), os.getpid()}) == 6
             yield Joined(params, channel, state)
 

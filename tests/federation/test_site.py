@@ -48,7 +48,7 @@ def test_the_state_of_a_site_is_closed_to_others(joined):
 
 def test_a_missing_or_empty_split_is_named(tmp_path):
     with pytest.raises(DataError, match=r"train.safetensors is missing"):
-        Site(name="north", folder=tmp_path / "nowhere", state=tmp_path / "state")
+        Site(name="north", folder=tmp_path / "nowhere", state=tmp_path / "state", ledgers=tmp_path)
 
 
 def test_the_sum_of_statistics_is_that_of_all_sites(joined):
@@ -145,7 +145,7 @@ def test_hospitals_that_the_owner_does_not_know_are_refused(joined):
 
 
 def test_nothing_is_answered_before_a_plan_is_joined(site_folders, tmp_path):
-    site = Site(name="north", folder=site_folders / "north", state=tmp_path)
+    site = Site(name="north", folder=site_folders / "north", state=tmp_path, ledgers=tmp_path)
     session = Session(run="run-0001", round=0, attempt=1, purpose="statistics")
     for request in (m.AdvertiseKeys(session=session), m.Statistics(session=session, plan="0" * 64)):
         with pytest.raises(ProtocolError, match="not joined"):

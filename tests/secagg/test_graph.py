@@ -68,7 +68,7 @@ def test_the_ring_is_the_same_for_all_and_another_for_other_keys_or_another_sess
 
 
 def test_the_ring_is_a_known_answer():
-    # Written down when protocol version 2 was fixed: a change here is a new protocol version.
+    # Written down when protocol version 3 was fixed: a change here is a new protocol version.
     assert [name[-1] for name in ring(adverts(10), session=SESSION)] == list(KNOWN)
 
 

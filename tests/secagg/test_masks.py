@@ -28,7 +28,7 @@ def test_the_keystream_is_aes_256_in_counter_mode():
 
 
 def test_the_derived_keys_are_known_answers():
-    # Written down when protocol version 2 was fixed: a change here is a new protocol version.
+    # Written down when protocol version 3 was fixed: a change here is a new protocol version.
     secret = bytes(range(32))
     assert pair_mask_key(secret, SESSION, first="north", second="river", request="aa").hex() == PAIR
     assert self_mask_key(secret, SESSION, name="north").hex() == SELF

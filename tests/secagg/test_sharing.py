@@ -15,7 +15,7 @@ WHERE = {"sender": "north", "recipient": "river", "keys": KEYS}
 
 
 def test_sealed_shares_and_commitments_are_known_answers():
-    # Written down when protocol version 2 was fixed: a change here is a new protocol version.
+    # Written down when protocol version 3 was fixed: a change here is a new protocol version.
     assert seal(PAIR, SECRET, SESSION, **WHERE).hex() == SEALED
     assert PAIR.commitment(SESSION, owner="north", holder="river").hex() == COMMITTED
 

@@ -18,7 +18,7 @@ FIELDS = {
 
 
 def test_the_transcript_is_a_known_answer():
-    # Written down when protocol version 2 was fixed: a change here is a new protocol version.
+    # Written down when protocol version 3 was fixed: a change here is a new protocol version.
     assert transcript(SESSION, **FIELDS).hex() == KNOWN
 
 
