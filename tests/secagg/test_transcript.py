@@ -22,7 +22,7 @@ def test_the_transcript_is_a_known_answer():
     assert transcript(SESSION, **FIELDS).hex() == KNOWN
 
 
-KNOWN = "38ef01f7a612ba37911ba910ecbfd1aa4f4dabfaac8ede2334092a7912f43b91"
+KNOWN = "7506fa7444896c6cee86ed3849af2013eb4d4a7c7b0861594a72e0381609c127"
 
 
 def test_the_order_of_names_does_not_matter():
