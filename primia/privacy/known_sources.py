@@ -42,13 +42,13 @@ def ledger_of(origin: Origin, folder: Path) -> Ledger:
                 "them apart as before, or tell different patients apart by different names."
             )
         path, before = next(iter(shared.items()), (folder / f"{name}.marks", frozenset[str]()))
-        if shared and path.stem != name:
-            _log.warning(
-                "this source shares %d images or patients with that of ledger %s, and goes on with it",
-                len(before & origin.marks),
-                path.stem,
-            )
         if not origin.marks <= before:
+            if shared:
+                _log.warning(
+                    "%d images and patients of this source stand in ledger %s already, so it goes on with that one",
+                    len(before & origin.marks),
+                    path.stem,
+                )
             write_bytes(path, "".join(f"{mark}\n" for mark in sorted(before | origin.marks)).encode(), mode=0o600)
     return Ledger(path.with_suffix(".jsonl"))
 

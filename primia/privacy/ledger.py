@@ -143,13 +143,13 @@ class Ledger:
             if line is None:
                 doubtful = doubtful or number
                 entries.append(self._torn(number, raw, entries))
-            elif line.previous != prefix:
-                raise self._changed(doubtful or number)
             elif line.source not in (None, self.source):
                 raise PrivacyError(
-                    f"{self.path} is the ledger of another source, {line.source}; give it back that name, and restore "
-                    "this source's own from the site's backup."
+                    f"{self.path} holds lines of the ledger of another source, {line.source}.jsonl; use that one, and "
+                    "restore this source's own from the site's backup."
                 )
+            elif line.previous != prefix:
+                raise self._changed(doubtful or number)
             else:
                 doubtful = None
                 entries.append(line.entry)

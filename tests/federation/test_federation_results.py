@@ -5,6 +5,7 @@ import pytest
 from federating import NAMES, federated
 
 from primia.federation.results import write_results
+from primia.secagg.countersigned import Countersigned
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,14 @@ def test_the_largest_ledger_is_what_was_spent(private, tmp_path):
     privacy = read(tmp_path, "privacy.json")
     assert privacy["epsilon"] == max(ledger.epsilon for ledger in private.ledgers.values())
     assert privacy["unread_ledgers"] == []
-    assert sorted(path.stem for path in (tmp_path / "ledger").iterdir()) == sorted(NAMES)
+    assert sorted(path.stem for path in (tmp_path / "ledger").glob("*.jsonl")) == sorted(NAMES)
+
+
+def test_the_last_transcript_is_kept_for_an_audit_of_the_ledgers(private, tmp_path):
+    write_results(tmp_path, private)
+    kept = Countersigned.model_validate_json((tmp_path / "ledger" / "transcript.json").read_bytes())
+    assert kept == private.transcript
+    assert (kept.session.purpose, kept.session.round, sorted(kept.signatures)) == ("evaluate", 2, sorted(NAMES))
 
 
 def test_a_ledger_that_could_not_be_read_counts_as_spent_to_the_target(private, tmp_path):

@@ -31,7 +31,18 @@ def test_the_owners_file_is_read(tmp_path):
     assert read_floors(path) == Floors(minimum_sites=7, allow_clear=True)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"minimum_sites": 2}', '{"minimum_sites": "4"}', '{"allow": true}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"minimum_sites": 2}',
+        '{"minimum_sites": "4"}',
+        '{"allow": true}',
+        '{"lifetime_epsilon": 0.0}',
+        '{"lifetime_delta": 1.0}',
+    ],
+)
 def test_a_wrong_file_is_named_with_the_place(tmp_path, content):
     path = tmp_path / "floors.json"
     path.write_text(content)

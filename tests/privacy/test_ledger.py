@@ -211,7 +211,9 @@ def test_a_ledger_under_the_name_of_another_source_is_refused(tmp_path):
     ledger = filled(tmp_path)
     other = Ledger(ledger.path.rename(tmp_path / "0123456789abcdef.jsonl"))
     for use in (other.verify, lambda: charge(other)):
-        with pytest.raises(PrivacyError, match=r"0123456789abcdef.jsonl is the ledger of another source, north;"):
+        with pytest.raises(
+            PrivacyError, match=r"0123456789abcdef.jsonl holds lines of the ledger of another source, north.jsonl;"
+        ):
             use()
 
 
