@@ -24,6 +24,7 @@ from primia.federation import messages as m
 from primia.federation.refusals import BudgetError
 from primia.privacy.accounting import Release, epsilon_of
 from primia.privacy.ledger import Ledger
+from primia.privacy.ledger_line import _seal
 
 ROUNDS = 2
 LEDGER = f"{PATIENTS.fingerprint[:16]}.jsonl"
@@ -194,6 +195,17 @@ def test_the_ledger_of_an_earlier_version_is_taken_over(real, patients, tmp_path
     (entry,) = Ledger(tmp_path / "ledgers" / LEDGER).entries()
     assert (entry.release, entry.hospital) == (Release(0.5, 1.0, 3), "north")
     restarted(site)
+
+
+def test_phantoms_of_an_earlier_version_cost_patients_nothing(real, patients, tmp_path):
+    release = {"noise_multiplier": 0.1, "sampling_rate": 1.0, "steps": 9}
+    told = {"release": release, "run": "before", "round": 1, "attempt": 1, "delta": 1e-3, "synthetic": True}
+    path = tmp_path / "sites" / "north" / "ledger.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(_seal({**told, "previous": Ledger(path).head()}) + b"\n")
+    result, _ = federated(real(), patients, tmp_path)
+    assert result.ledgers["north"].epsilon_all_runs == result.records[-1].epsilon
+    assert "before" in (tmp_path / "ledgers" / LEDGER).read_text()
 
 
 def test_hospitals_without_an_origin_do_not_start(patients, tmp_path):
