@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from primia.privacy.discrete_gaussian import discrete_gaussian
+
 _CHUNK = 2**14  # normals computed at a time; the float64 work space then fits the processor's cache
 _ADDENDS = 4
 
@@ -22,6 +24,9 @@ class NoiseSource(Protocol):
 
     def uniform(self, n: int) -> Tensor:
         """(n,) independent float64 values in [0, 1)."""
+
+    def discrete(self, n: int) -> NDArray[np.int64]:
+        """(n,) independent integers of the discrete Gaussian with deviation `discrete_gaussian.DEVIATION`."""
 
 
 class SystemNoise:
@@ -51,6 +56,10 @@ class SystemNoise:
         """(n,) independent float64 values in [0, 1), multiples of 2^-53."""
         return torch.from_numpy(self._integers(n) * 2.0**-53)
 
+    def discrete(self, n: int) -> NDArray[np.int64]:
+        """(n,) independent integers of the discrete Gaussian with deviation `discrete_gaussian.DEVIATION`."""
+        return discrete_gaussian(self._words, n)
+
     def _normals(self, n: int) -> NDArray[np.float64]:
         # Four Box-Muller pairs give two values: the sum of their four cosines and the sum of their four sines.
         half = (n + 1) // 2
@@ -67,6 +76,9 @@ class SystemNoise:
 
     def _integers(self, n: int) -> NDArray[np.float64]:
         """(n,) uniform integers below 2^53, as float64, which holds them exactly."""
+        return (self._words(n) >> np.uint64(11)).astype(np.float64)
+
+    def _words(self, n: int) -> NDArray[np.uint64]:
+        """(n,) uniform words of 64 bits: the next of the keystream."""
         assert os.getpid() == self._process, "a noise source must not be shared with a forked process"
-        stream = np.frombuffer(self._keystream.update(bytes(8 * n)), dtype="<u8")
-        return (stream >> np.uint64(11)).astype(np.float64)
+        return np.frombuffer(self._keystream.update(bytes(8 * n)), dtype="<u8")

@@ -54,12 +54,13 @@ def test_uniform_values_fill_the_unit_interval():
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_process_cannot_repeat_the_noise():
+@pytest.mark.parametrize("draw", ["uniform", "discrete"])
+def test_a_forked_process_cannot_repeat_the_noise(draw):
     noise = SystemNoise()
     child = os.fork()
     if child == 0:
         try:
-            noise.uniform(1)
+            getattr(noise, draw)(1)
         except AssertionError:
             os._exit(7)
         os._exit(0)
