@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opacus.accountants import PRVAccountant
 from scipy.optimize import brentq
 from scipy.stats import norm
 
@@ -81,6 +82,14 @@ def test_accountants_that_disagree_are_noticed(prv, pld):
         with pytest.raises(PrivacyError, match=r"The two accountants disagree, ε = .* \(PRV\) against .* \(PLD\)"):
             check_agreement(prv=one, pld=other)
     check_agreement(prv=prv, pld=prv * 1.009)
+
+
+@pytest.mark.parametrize(("rate", "sigma", "steps"), [(0.25, 1.0, 20), (0.05, 2.0, 101)])
+def test_the_faster_grid_gives_what_the_accountant_gives_on_its_own(rate, sigma, steps):
+    own = PRVAccountant()
+    own.history = [(sigma, rate, steps)]
+    fast = prv_epsilon([Release(rate, sigma, steps)], delta=1e-5, error=0.001)
+    assert fast == pytest.approx(own.get_epsilon(1e-5, eps_error=0.001), abs=1e-6)
 
 
 @pytest.mark.parametrize("epsilon_is", [pld_epsilon, lambda r, delta: prv_epsilon(r, delta=delta, error=0.001)])
