@@ -1,19 +1,17 @@
 """Differentially private training: the unit is the patient, and `private_gradient` is the only release."""
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from primia.privacy.noise import NoiseSource
+from primia.training.clipped_gradients import clip_and_add, clipped_sum
+from primia.training.patient_gradients import Written
 
-# Per-sample gradients held at a time: 2^22 float32 values are 16 MiB, few enough for the processor's cache.
-_VALUES_AT_A_TIME = 2**22
+# Images whose activations are held at a time; of 224 pixels through a ResNet-18 they take 3 GiB.
+_ROWS_AT_A_TIME = 64
 
 
 def train_private(
@@ -30,6 +28,9 @@ def train_private(
     learning_rate: float,
     noise: NoiseSource,
     proximal: float = 0.0,
+    precision: str = "float32",
+    views: int = 1,
+    augment: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """DP-SGD (Abadi et al. 2016, algorithm 1) over patients: `head` is trained in place.
 
@@ -52,6 +53,14 @@ def train_private(
         noise: of the noise and of the sampling.
         proximal: FedProx's μ (Li et al. 2020): pulls the weights to where they started. It looks at no data and is
             added after the noise, so it costs no privacy.
+        precision: `float32`, or `bfloat16` for mixed precision.
+        views: how often each drawn image is augmented, ≥ 1; the mean gradient of a patient's views is clipped, so they
+            cost no privacy (augmentation multiplicity, De et al. 2022).
+        augment: maps a batch of `inputs` to one of the same shape, each row changed at random on its own; needed for
+            more than one view.
+
+    Raises:
+        PrivacyError: a layer mixes samples, or its gradients cannot be had patient by patient.
     """
     index = index_patients(patients)
     parameters = dict(head.named_parameters())
@@ -66,6 +75,9 @@ def train_private(
             noise_multiplier=noise_multiplier,
             expected_batch=expected_batch,
             noise=noise,
+            precision=precision,
+            views=views,
+            augment=augment,
         )
         with torch.no_grad():
             for name, value in gradient.items():
@@ -84,10 +96,13 @@ def private_gradient(
     noise_multiplier: float,
     expected_batch: float,
     noise: NoiseSource,
+    precision: str = "float32",
+    views: int = 1,
+    augment: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Release one noisy gradient of the cross-entropy: clip per patient, sum, add noise, divide.
 
-    The gradients of single patients come from Opacus. Noise of standard deviation `noise_multiplier * clip_norm` is
+    Noise of standard deviation `noise_multiplier * clip_norm` is
     added to every coordinate of the sum, also when no patient was drawn.
 
     Args:
@@ -99,13 +114,29 @@ def private_gradient(
         noise_multiplier: ≥ 0; 0 is for attacks on an undefended model and adds nothing.
         expected_batch: what the sum is divided by, > 0, never the number of patients drawn.
         noise: of the noise.
+        precision: as in `train_private`, like `views` and `augment`.
+        views: of each drawn image.
+        augment: of the views.
 
     Returns:
         Gradient by parameter name, float32, in the parameters' shapes.
+
+    Raises:
+        PrivacyError: a layer mixes samples, or its gradients cannot be had patient by patient.
     """
     assert clip_norm > 0 and noise_multiplier >= 0 and expected_batch > 0
+    assert views == 1 or (views > 1 and augment is not None)
     indices = torch.as_tensor([int(image) for image in patients_drawn], dtype=torch.int64)
-    gradient = _clipped_sum(head, inputs=inputs, labels=labels, indices=indices, clip_norm=clip_norm)
+    gradient = _clipped_sum(
+        head,
+        inputs=inputs,
+        labels=labels,
+        indices=indices,
+        clip_norm=clip_norm,
+        views=views,
+        augment=augment,
+        precision=precision,
+    )
     for value in gradient.values():
         if noise_multiplier > 0:
             value.add_(noise.normal(value.shape), alpha=noise_multiplier * clip_norm)
@@ -138,27 +169,6 @@ def draw_patients(index: PatientIndex, *, sampling_rate: float, noise: NoiseSour
     return index.images[first + (noise.uniform(len(count)) * count).long()]
 
 
-def _clipped_sum(
-    head: nn.Module, *, inputs: Tensor, labels: Tensor, indices: Tensor, clip_norm: float
-) -> dict[str, Tensor]:
-    parameters = dict(head.named_parameters())
-    assert all(parameter.requires_grad for parameter in parameters.values())
-    total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    chunk = max(1, _VALUES_AT_A_TIME // sum(parameter.numel() for parameter in parameters.values()))
-    with _per_sample_gradients(head):
-        for part in torch.split(indices, chunk):
-            if len(part) == 0:
-                continue
-            loss = functional.cross_entropy(head(inputs[part].float()), labels[part], reduction="sum")
-            torch.autograd.backward(loss)
-            samples = {name: cast(Any, parameter).grad_sample for name, parameter in parameters.items()}
-            for name, value in clip_and_sum(samples, clip_norm=clip_norm).items():
-                total[name] += value
-            for parameter in parameters.values():
-                parameter.grad = cast(Any, parameter).grad_sample = None
-    return total
-
-
 def clip_and_sum(samples: dict[str, Tensor], *, clip_norm: float) -> dict[str, Tensor]:
     """Scale each patient's gradient to an L2 norm of at most `clip_norm` over all weights, and add them up.
 
@@ -170,30 +180,33 @@ def clip_and_sum(samples: dict[str, Tensor], *, clip_norm: float) -> dict[str, T
         By parameter name, shape of the parameter. A gradient that is not finite counts as zero: it has no norm to clip,
         and would otherwise show in every released coordinate.
     """
-    each = [torch.linalg.vector_norm(sample.flatten(1), dim=1) for sample in samples.values()]
-    norms = torch.linalg.vector_norm(torch.stack(each).double(), dim=0)  # (patients,)
-    # Rounding in float32 must not lift a norm above the bound that the accountant was told.
-    scales = (clip_norm * (1 - 1e-5) / norms.clamp_min(1e-30)).clamp_max(1.0)
-    finite = torch.isfinite(norms)
-    if not finite.all():
-        samples = {name: sample[finite] for name, sample in samples.items()}
-    weights = scales[finite].float()
-    return {name: torch.tensordot(weights, sample, dims=1) for name, sample in samples.items()}
+    return clip_and_add({name: Written(sample) for name, sample in samples.items()}, clip_norm=clip_norm)
 
 
-@contextmanager
-def _per_sample_gradients(head: nn.Module) -> Iterator[None]:
-    """Let Opacus keep each sample's gradient in `grad_sample` of every parameter, until the block ends."""
-    from opacus import GradSampleModule
-
-    was_training = head.training
-    head.train()  # Opacus looks at modules in training mode only
-    wrapped = GradSampleModule(head, loss_reduction="sum", strict=True)
-    try:
-        with warnings.catch_warnings():
-            # The first layer's input is data; it needs no gradient, and Opacus does not use one.
-            warnings.filterwarnings("ignore", message="Full backward hook is firing when gradients are computed")
-            yield
-    finally:
-        wrapped.to_standard_module()
-        head.train(was_training)
+def _clipped_sum(
+    head: nn.Module,
+    *,
+    inputs: Tensor,
+    labels: Tensor,
+    indices: Tensor,
+    clip_norm: float,
+    views: int,
+    augment: Callable[[Tensor], Tensor] | None,
+    precision: str,
+) -> dict[str, Tensor]:
+    total: dict[str, Tensor] = {}
+    for part in torch.split(indices, max(1, _ROWS_AT_A_TIME // views)):
+        if len(part) == 0:
+            continue
+        rows = inputs[part].float().repeat_interleave(views, dim=0)
+        clipped = clipped_sum(
+            head,
+            rows=rows if augment is None else augment(rows),
+            labels=labels[part].repeat_interleave(views),
+            clip_norm=clip_norm,
+            views=views,
+            precision=precision,
+        )
+        for name, value in clipped.items():
+            total[name] = total[name].add_(value) if name in total else value
+    return total or {name: torch.zeros_like(weight.detach()) for name, weight in head.named_parameters()}

@@ -136,7 +136,7 @@ def test_the_sum_is_divided_by_the_expected_batch_and_not_by_how_many_came():
 def test_a_draw_too_large_for_memory_is_taken_in_parts(monkeypatch):
     head, (inputs, labels) = linear(), data()
     whole = release(head, inputs, labels, range(12))
-    monkeypatch.setattr(private, "_VALUES_AT_A_TIME", 21 * 5)
+    monkeypatch.setattr(private, "_ROWS_AT_A_TIME", 5)
     parts = release(head, inputs, labels, range(12))
     assert all(torch.allclose(whole[name], parts[name], atol=1e-6) for name in whole)
 
