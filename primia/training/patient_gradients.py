@@ -25,12 +25,12 @@ class Written:
 
     def squared_norms(self, scales: Tensor) -> Tensor:
         """Squared L2 norm of each patient's share in `weighted_sum`, (patients,) float64; scales as there."""
-        return (self._norms * scales).square()
+        return self._squares * scales.double().square()
 
     def weighted_sum(self, scales: Tensor) -> Tensor:
         """Sum of scale times gradient, (*shape) float32; scales are (patients,) float32."""
         columns = max(1, AT_A_TIME // len(scales)) if len(scales) else AT_A_TIME
-        parts = [scales @ part.float() for part in self.values.flatten(1).split(columns, dim=1)]
+        parts = [scales @ part.float() for part in torch.split(self.values.flatten(1), columns, dim=1)]
         return torch.cat(parts).view(self.values.shape[1:])
 
     def only(self, patients: Tensor) -> "Written":
@@ -38,10 +38,10 @@ class Written:
         return Written(self.values[patients])
 
     @cached_property
-    def _norms(self) -> Tensor:
+    def _squares(self) -> Tensor:
         each = self.values.flatten(1)
-        parts = each.split(max(1, AT_A_TIME // each.shape[1]))
-        return torch.cat([torch.linalg.vector_norm(part.float(), dim=1) for part in parts]).double()
+        parts = torch.split(each, max(1, AT_A_TIME // each.shape[1]))
+        return torch.cat([part.float().square().sum(dim=1) for part in parts]).double()
 
 
 @dataclass(frozen=True)
