@@ -48,8 +48,8 @@ def train_without_protocol(pipe: Connection, params: Params, name: str, folder: 
     from primia.federation.plan import draft_plan, privacy_plan
     from primia.federation.weights import head_vector
     from primia.federation.work import LocalWork
-    from primia.models.networks import build_network
     from primia.privacy.noise import SystemNoise
+    from primia.training.pretrain import initial_network
 
     train, validation = (load_image_set(folder / f"{split}.safetensors") for split in ("train", "validation"))
     described = {
@@ -60,7 +60,7 @@ def train_without_protocol(pipe: Connection, params: Params, name: str, folder: 
     }
     plan = draft_plan(params, described, privacy=privacy_plan(params))
     work = LocalWork(plan, name=name, train=train, validation=validation)
-    network = build_network(plan.architecture, classes=len(plan.classes), pixels=plan.pixels, seed=plan.model_seed)
+    network = initial_network(plan.model, plan.training, classes=plan.classes, pixels=plan.pixels)
     model, noise = head_vector(network.head), SystemNoise()
     weights = (1.0,) * len(plan.classes) if plan.training.class_weights else None
     pipe.send(work.parameters)

@@ -14,6 +14,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 
 
 PHANTOM_FOLDER = "primia/data/phantom"
+PHANTOM_CLASSES = ("normal", "bacterial", "viral")
 # What the stages of dvc.yaml write; DVC deletes these before a stage runs.
 OUTPUTS = (("data", "raw"), ("data", "sites"), ("data", "test"), ("models",), ("results",))
 
@@ -91,16 +92,29 @@ class Preprocess(_Section):
 class Model(_Section):
     """Architecture that is trained together."""
 
-    architecture: Literal["scattering", "convnet", "resnet18"]
+    architecture: Literal["scattering", "convnet", "resnet9", "resnet18"]
+    weight_standardisation: bool = False
     seed: Seed = 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.weight_standardisation and self.architecture == "scattering":
+            raise ValueError(
+                "model.weight_standardisation is true, but the scattering model learns no convolution; "
+                "set it to false or choose another model.architecture"
+            )
+        return self
 
 
 class Training(_Section):
     """Local training without differential privacy.
 
-    `threads`, `schedule`, `proximal` and `local_normalisation` hold with it, too.
+    `threads`, `schedule`, `proximal`, `local_normalisation` and `pretrain` hold with it, too.
     """
 
+    pretrain: Literal["none", "phantom"] = "none"
+    pretrain_patients: int = Field(default=1500, ge=30, le=100_000)
+    pretrain_epochs: int = Field(default=5, ge=1, le=1000)
     local_epochs: int = Field(default=1, ge=1, le=100)
     local_steps: int | None = Field(default=None, ge=1, le=100_000)
     batch_size: int = Field(default=32, ge=1, le=4096)
@@ -250,6 +264,13 @@ class Params(_Section):
                 "preprocess.dealing is natural, but ingest.columns.hospital names no column that says who is where; "
                 "set preprocess.dealing to iid or dirichlet, or name the column"
             )
+        if self.training.pretrain == "phantom":
+            strange = [name for name in self.ingest.classes if name not in PHANTOM_CLASSES]
+            if strange:
+                raise ValueError(
+                    f"training.pretrain is phantom, but ingest.classes names {', '.join(strange)}, and phantoms show "
+                    f"only {', '.join(PHANTOM_CLASSES)}; set training.pretrain to none"
+                )
         if self.ingest.source == "phantom" and self.ingest.folder != PHANTOM_FOLDER:
             raise ValueError(
                 f"ingest.folder is {self.ingest.folder}, but the phantom source makes its own images; "

@@ -10,8 +10,8 @@ from primia.attacks.run import retrieval_curve, run_retrieval
 from primia.config import Params
 from primia.data.image_set import load_image_set
 from primia.files import folder_in_progress, read_json
-from primia.models.networks import build_network
 from primia.models.released import load_model
+from primia.training.pretrain import initial_network
 from tasks.paths import ATTACK, FEDERATED, FEDERATION, TEST_SET
 from tasks.progress import progress
 
@@ -22,11 +22,8 @@ def attack_model(params: Params) -> None:
     released = load_model(FEDERATED, classes=params.ingest.classes)
     first = replace(
         released,
-        network=build_network(
-            params.model.architecture,
-            classes=len(params.ingest.classes),
-            pixels=params.preprocess.pixels,
-            seed=params.model.seed,
+        network=initial_network(
+            params.model, params.training, classes=params.ingest.classes, pixels=params.preprocess.pixels
         ),
         round=0,
     )

@@ -84,6 +84,23 @@ def test_local_normalisation_needs_a_model_with_normalisation_layers() -> None:
     assert parse_params(raw).training.local_normalisation
 
 
+def test_weight_standardisation_needs_a_model_that_learns_convolutions() -> None:
+    raw = shipped()
+    raw["model"] = {"architecture": "scattering", "weight_standardisation": True}
+    assert "learns no convolution; set it to false" in refused(raw)
+    raw["model"]["architecture"] = "resnet9"
+    assert parse_params(raw).model.weight_standardisation
+
+
+def test_pretraining_on_phantoms_needs_classes_that_phantoms_show() -> None:
+    raw = shipped()
+    raw["training"]["pretrain"] = "phantom"
+    raw["ingest"]["classes"] = ["viral", "normal"]
+    assert parse_params(raw).training.pretrain == "phantom"
+    raw["ingest"]["classes"] = ["normal", "covid"]
+    assert "names covid, and phantoms show only normal, bacterial, viral; set training.pretrain to none" in refused(raw)
+
+
 def test_a_comparison_needs_a_seed() -> None:
     raw = shipped()
     raw["comparison"]["seeds"] = []

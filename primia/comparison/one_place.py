@@ -17,9 +17,9 @@ from primia.federation.summed_validation import evaluate_values
 from primia.federation.summed_validation import validation as validation_of
 from primia.federation.weights import Floats, head_vector, load_head
 from primia.federation.work import LocalWork
-from primia.models.networks import build_network
 from primia.models.released import ReleasedModel
 from primia.privacy.noise import SystemNoise
+from primia.training.pretrain import initial_network
 
 
 def train_in_one_place(
@@ -50,7 +50,7 @@ def train_in_one_place(
     of_one = params.preprocess.model_copy(update={"hospitals": (name,)})
     params = params.model_copy(update={"preprocess": of_one})
     plan = draft_plan(params, {name: described}, privacy=None)
-    network = build_network(plan.architecture, classes=len(plan.classes), pixels=plan.pixels, seed=plan.model_seed)
+    network = initial_network(plan.model, plan.training, classes=plan.classes, pixels=plan.pixels)
     work = LocalWork(plan, name=name, train=train, validation=validation)
     statistics = _statistics(plan, name, train)
     model = head_vector(network.head)
@@ -78,7 +78,8 @@ def train_in_one_place(
     network.eval()
     return ReleasedModel(
         network=network,
-        architecture=plan.architecture,
+        architecture=plan.model.architecture,
+        weight_standardisation=plan.model.weight_standardisation,
         classes=plan.classes,
         pixels=plan.pixels,
         mean=statistics.mean,

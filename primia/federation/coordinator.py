@@ -29,6 +29,7 @@ from primia.models.networks import build_network
 from primia.models.released import ReleasedModel
 from primia.secagg.countersigned import Countersigned
 from primia.secagg.session import Session
+from primia.training.pretrain import initial_network
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,11 @@ class Coordinator:
         self._on_round, self._on_result = on_round, on_result
         self._cohort = Cohort(plan, channel=channel, folder=folder, deadline_s=deadline_s)
         self._network = build_network(
-            plan.architecture, classes=len(plan.classes), pixels=plan.pixels, seed=plan.model_seed
+            plan.model.architecture,
+            classes=len(plan.classes),
+            pixels=plan.pixels,
+            seed=plan.model.seed,
+            weight_standardisation=plan.model.weight_standardisation,
         )
 
     def run(self) -> FederationResult:
@@ -116,12 +121,13 @@ class Coordinator:
         return result
 
     def _begin(self) -> Progress:
-        digest = self._plan.digest()
+        plan, digest = self._plan, self._plan.digest()
+        first = initial_network(plan.model, plan.training, classes=plan.classes, pixels=plan.pixels)
         tally = self._cohort.sum(
-            "statistics", 0, lambda s: m.Statistics(session=s, plan=digest), statistics_layout(self._plan)
+            "statistics", 0, lambda s: m.Statistics(session=s, plan=digest), statistics_layout(plan)
         )
         check_statistics(tally.totals)
-        head = head_vector(self._network.head)
+        head = head_vector(first.head)
         progress = Progress(
             statistics=pooled_statistics(tally.totals, counted=tally.survivors),
             model=GlobalModel(head=head, average=head.astype(np.float64), server=initial_state(len(head))),
@@ -242,7 +248,8 @@ class Coordinator:
             plan=self._plan,
             model=ReleasedModel(
                 network=self._network,
-                architecture=self._plan.architecture,
+                architecture=self._plan.model.architecture,
+                weight_standardisation=self._plan.model.weight_standardisation,
                 classes=self._plan.classes,
                 pixels=self._plan.pixels,
                 mean=progress.statistics.mean,

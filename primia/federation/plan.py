@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from primia.config import Params, SecureAggregation, Server, Training
+from primia.config import Model, Params, SecureAggregation, Server, Training
 from primia.errors import ConfigError, ProtocolError
 from primia.federation.messages import Description, Digest, Name
 from primia.privacy.accounting import noise_multiplier_for
@@ -59,8 +59,7 @@ class Plan(_Part):
     classes: tuple[str, ...] = Field(min_length=2)
     pixels: int = Field(ge=1)
     synthetic: bool
-    architecture: str
-    model_seed: int = Field(ge=0, lt=2**32)
+    model: Model
     rounds: int = Field(ge=1)
     average: Annotated[float, Field(ge=0.0, lt=1.0)]
     server: Server
@@ -185,8 +184,7 @@ def draft_plan(
         classes=params.ingest.classes,
         pixels=params.preprocess.pixels,
         synthetic=params.ingest.source == "phantom",
-        architecture=params.model.architecture,
-        model_seed=params.model.seed,
+        model=params.model,
         threshold=threshold(len(hospitals)),
         rounds=params.federation.rounds,
         average=params.federation.average,

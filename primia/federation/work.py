@@ -59,7 +59,11 @@ class LocalWork:
         self._plan, self._name = plan, name
         self._train, self._validation = train, validation
         self._network = build_network(
-            plan.architecture, classes=len(plan.classes), pixels=plan.pixels, seed=plan.model_seed
+            plan.model.architecture,
+            classes=len(plan.classes),
+            pixels=plan.pixels,
+            seed=plan.model.seed,
+            weight_standardisation=plan.model.weight_standardisation,
         )
         self.parameters = len(head_vector(self._network.head))
         self._standard: tuple[float, float] | None = None

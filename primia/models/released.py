@@ -31,6 +31,7 @@ class ReleasedModel:
     mean: float
     std: float
     round: int
+    weight_standardisation: bool = False
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (n, classes) float32 of images (n, 1, pixels, pixels) in [0, 1] of any float type."""
@@ -66,6 +67,7 @@ class _Card(BaseModel):
 
     format: Literal[1] = 1
     architecture: str
+    weight_standardisation: bool = False
     classes: tuple[str, ...] = Field(min_length=2)
     pixels: int = Field(ge=1)
     mean: float = Field(allow_inf_nan=False)
@@ -80,6 +82,7 @@ def save_model(folder: Path, model: ReleasedModel) -> None:
 
     card = _Card(
         architecture=model.architecture,
+        weight_standardisation=model.weight_standardisation,
         classes=model.classes,
         pixels=model.pixels,
         mean=model.mean,
@@ -110,7 +113,13 @@ def load_model(folder: Path, *, classes: Sequence[str] | None = None) -> Release
     card_path, weights_path = folder / "model.json", folder / "weights.safetensors"
     try:
         card = _Card.model_validate(read_json(card_path))
-        network = build_network(card.architecture, classes=len(card.classes), pixels=card.pixels, seed=0)
+        network = build_network(
+            card.architecture,
+            classes=len(card.classes),
+            pixels=card.pixels,
+            seed=0,
+            weight_standardisation=card.weight_standardisation,
+        )
     except (ValidationError, ConfigError) as error:
         raise DataError(f"{card_path} describes no model of this version; train or export the model again.") from error
     if classes is not None and tuple(classes) != card.classes:
@@ -132,6 +141,7 @@ def load_model(folder: Path, *, classes: Sequence[str] | None = None) -> Release
     model = ReleasedModel(
         network=network,
         architecture=card.architecture,
+        weight_standardisation=card.weight_standardisation,
         classes=card.classes,
         pixels=card.pixels,
         mean=card.mean,

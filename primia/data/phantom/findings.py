@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from primia.data.phantom.anatomy import Anatomy, Frame
 from primia.data.phantom.shapes import Field, bump, inside, look_up, smooth_noise
 
-PHANTOM_CLASSES = ("normal", "bacterial", "viral")
-
 
 @dataclass(frozen=True)
 class Lobe:

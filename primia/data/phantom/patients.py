@@ -7,9 +7,10 @@ import numpy as np
 from numpy.random import Generator, SeedSequence, default_rng
 from numpy.typing import NDArray
 
+from primia.config import PHANTOM_CLASSES
 from primia.data.phantom.anatomy import Anatomy, draw_anatomy, draw_pose, frame_of
 from primia.data.phantom.devices import draw_devices, draw_marker, render_devices, stamp_marker
-from primia.data.phantom.findings import PHANTOM_CLASSES, Finding, draw_finding, render_finding
+from primia.data.phantom.findings import Finding, draw_finding, render_finding
 from primia.data.phantom.scanner import Scanner, draw_exposure, expose, scanner_of
 from primia.data.phantom.skeleton import render_skeleton
 from primia.data.phantom.tissue import render_tissue

@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from primia.config import Model, Training
+from primia.data.phantom import PHANTOM_CLASSES
+from primia.data.phantom_set import labelled_phantoms
+from primia.errors import ConfigError
+from primia.federation.weights import head_vector, vector_digest
+from primia.models.networks import build_network
+from primia.training.pretrain import initial_network
+
+PIXELS = 32
+
+
+def settings(**changes):
+    basis = {"pretrain": "phantom", "pretrain_patients": 60, "learning_rate": 0.01, "threads": 1}
+    return Training(**{**basis, **changes})
+
+
+def initial(model=None, classes=PHANTOM_CLASSES, **changes):
+    model = model or Model(architecture="scattering")
+    return initial_network(model, settings(**changes), classes=classes, pixels=PIXELS)
+
+
+def digest(network):
+    return vector_digest(head_vector(network.head))
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    return initial()
+
+
+def test_without_pretraining_the_network_is_as_drawn_from_its_seed():
+    model = Model(architecture="convnet", weight_standardisation=True, seed=4)
+    drawn = build_network("convnet", classes=2, pixels=PIXELS, seed=4, weight_standardisation=True)
+    network = initial_network(model, settings(pretrain="none"), classes=("a", "b"), pixels=PIXELS)
+    assert digest(network) == digest(drawn)
+    assert [type(module) for module in network.modules()] == [type(module) for module in drawn.modules()]
+
+
+def test_equal_settings_give_equal_bits_and_the_seed_length_and_size_change_them(pretrained):
+    threads = torch.get_num_threads()
+    torch.manual_seed(17)
+    changed = [
+        initial(Model(architecture="scattering", seed=2)),
+        initial(pretrain_patients=61),
+        initial(pretrain_epochs=6),
+    ]
+    assert digest(initial()) == digest(pretrained)
+    assert len({digest(pretrained), *(digest(network) for network in changed)}) == 4
+    assert torch.get_num_threads() == threads
+
+
+def test_it_tells_phantoms_apart_that_it_has_never_seen():
+    images, labels = labelled_phantoms(patients=90, pixels=PIXELS, hospitals=("north", "hill"), seed=5)
+    values = (images.float() - images.float().mean()) / images.float().std()
+    network = initial(pretrain_patients=150)
+    with torch.no_grad():
+        right = (network(values).argmax(dim=1) == labels).float().mean()
+    assert right > 0.6, "a guess is right in a third"
+
+
+def test_the_class_order_is_the_one_asked_for_and_other_classes_are_left_out(pretrained):
+    weights = dict(pretrained.head.named_parameters())
+    swapped = dict(initial(classes=PHANTOM_CLASSES[::-1]).head.named_parameters())
+    for name, weight in weights.items():
+        assert torch.allclose(swapped[name].flip(0), weight, atol=1e-5), name
+    two = initial(classes=("viral", "normal"))
+    assert two(torch.zeros(1, 1, PIXELS, PIXELS)).shape == (1, 2)
+
+
+def test_pretraining_that_diverges_is_refused_with_the_way_out():
+    with pytest.raises(ConfigError, match=r"diverged at training.learning_rate 100.*training.pretrain to none"):
+        initial(Model(architecture="convnet"), learning_rate=100.0, weight_decay=1.0, pretrain_epochs=30)
