@@ -115,6 +115,7 @@ class Training(_Section):
     pretrain: Literal["none", "phantom"] = "none"
     pretrain_patients: int = Field(default=1500, ge=30, le=100_000)
     pretrain_epochs: int = Field(default=5, ge=1, le=1000)
+    pretrain_learning_rate: float = Field(default=1e-4, gt=0.0, le=100.0)
     local_epochs: int = Field(default=1, ge=1, le=100)
     local_steps: int | None = Field(default=None, ge=1, le=100_000)
     batch_size: int = Field(default=32, ge=1, le=4096)

@@ -27,8 +27,8 @@ def initial_network(model: Model, training: Training, *, classes: Sequence[str],
 
     Args:
         model: architecture and seed.
-        training: whether and how long to pretrain; batch size, learning rate, weight decay, augmentation, precision
-            and threads are those of training without differential privacy.
+        training: whether, how long and how fast to pretrain; batch size, weight decay, augmentation, precision and
+            threads are those of training without differential privacy.
         classes: with pretraining some of the phantoms' classes, in any order.
         pixels: side of the square images.
 
@@ -66,7 +66,7 @@ def _pretrain(network: Classifier, training: Training, *, classes: Sequence[str]
             labels=labels[labels >= 0],
             epochs=training.pretrain_epochs,
             batch_size=training.batch_size,
-            learning_rate=training.learning_rate,
+            learning_rate=training.pretrain_learning_rate,
             weight_decay=training.weight_decay,
             augment=training.augment,
             precision=training.precision,
@@ -76,8 +76,8 @@ def _pretrain(network: Classifier, training: Training, *, classes: Sequence[str]
         torch.set_num_threads(threads)
     if not all(bool(torch.isfinite(weight).all()) for weight in network.head.parameters()):
         raise ConfigError(
-            f"Pretraining on phantoms diverged at training.learning_rate {training.learning_rate}; lower it, or set "
-            "training.pretrain to none."
+            f"Pretraining on phantoms diverged at training.pretrain_learning_rate {training.pretrain_learning_rate}; "
+            "lower it, or set training.pretrain to none."
         )
 
 

@@ -13,7 +13,13 @@ PIXELS = 32
 
 
 def settings(**changes):
-    basis = {"pretrain": "phantom", "pretrain_patients": 60, "learning_rate": 0.01, "threads": 1}
+    basis = {
+        "pretrain": "phantom",
+        "pretrain_patients": 60,
+        "learning_rate": 0.01,
+        "pretrain_learning_rate": 1e-3,
+        "threads": 1,
+    }
     return Training(**{**basis, **changes})
 
 
@@ -71,5 +77,7 @@ def test_the_class_order_is_the_one_asked_for_and_other_classes_are_left_out(pre
 
 
 def test_pretraining_that_diverges_is_refused_with_the_way_out():
-    with pytest.raises(ConfigError, match=r"diverged at training.learning_rate 100.*training.pretrain to none"):
-        initial(Model(architecture="convnet"), learning_rate=100.0, weight_decay=1.0, pretrain_epochs=30)
+    with pytest.raises(
+        ConfigError, match=r"diverged at training.pretrain_learning_rate 100.*training.pretrain to none"
+    ):
+        initial(Model(architecture="convnet"), pretrain_learning_rate=100.0, weight_decay=1.0, pretrain_epochs=30)
