@@ -41,3 +41,20 @@ def test_round_one_starts_from_the_model_pretrained_on_phantoms_also_after_a_kil
     resumed, channel = federated(params, site_folders, tmp_path / "killed")
     assert first_models(channel) <= expected
     assert resumed.digest == whole.digest
+
+
+def test_pretraining_on_phantoms_charges_no_ledger(site_folders, params_with, tmp_path):
+    spent = {}
+    for pretrain in ("none", "phantom"):
+        params = params_with(
+            privacy__enabled=True,
+            privacy__local_steps=2,
+            federation__rounds=1,
+            training__pretrain=pretrain,
+            training__pretrain_patients=30,
+            training__pretrain_epochs=1,
+        )
+        result, _ = federated(params, site_folders, tmp_path / pretrain)
+        spent[pretrain] = {name: (told.steps, told.attempts, told.epsilon) for name, told in result.ledgers.items()}
+    assert spent["phantom"] == spent["none"]
+    assert all(steps == 2 and attempts == 1 for steps, attempts, _ in spent["phantom"].values())
