@@ -17,8 +17,10 @@ in all its modes; only the fastest counts. The last line of `--json` is one JSON
 - left_out: what of Opacus failed or computes a wrong sum (its own rules do with channels last), with the reason.
 - opacus_differs: whether Opacus' type is not the one asked for.
 - noise_s: seconds that one step's noise takes on top, whatever the batch.
-- model, size, parameters, batch, dtype, clock, threads, repeats, machine. On a machine that others use too, threads wait
-  for each other at every step; one thread and the clock `cpu` then still tell the truth.
+- model, size, parameters, batch, dtype, clock, threads, repeats, machine.
+
+On a machine that others use too, threads wait for each other at every step; one thread and the clock `cpu` are then
+better.
 """
 
 import argparse

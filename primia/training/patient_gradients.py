@@ -39,9 +39,7 @@ class Written:
 
     @cached_property
     def _squares(self) -> Tensor:
-        each = self.values.flatten(1)
-        parts = torch.split(each, max(1, AT_A_TIME // each.shape[1]))
-        return torch.cat([part.float().square().sum(dim=1) for part in parts]).double()
+        return _squared_lengths(self.values.flatten(1)).double()
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,8 @@ class Factored:
         return self._inner(self.inputs)
 
     def _inner(self, rows: Tensor) -> Tensor:
+        if rows.shape[1] == 1:
+            return _squared_lengths(rows[:, 0])[:, None, None]
         with _bfloat16_units(self.rounded):
             return torch.bmm(rows, rows.mT)
 
@@ -95,6 +95,12 @@ PatientGradients = Written | Factored
 def better_factored(t: int, d: int, p: int) -> bool:
     """Whether the norms and the sum of outputsᵀ·inputs, (p, t) · (t, d), cost less if it is never written out."""
     return t * t * (d + p) < _COST_OF_A_VALUE * d * p
+
+
+def _squared_lengths(rows: Tensor) -> Tensor:
+    """Squared L2 norms of rows (n, d), (n,) float32, summed pairwise."""
+    parts = torch.split(rows, max(1, AT_A_TIME // rows.shape[1]))
+    return torch.cat([part.float().square().sum(dim=1) for part in parts])
 
 
 @contextmanager
