@@ -66,7 +66,10 @@ def train_without_protocol(pipe: Connection, params: Params, name: str, folder: 
     pipe.send(work.parameters)
     while (round := pipe.recv()) is not None:
         before = time.process_time()
-        work.train(model, mean=0.5, std=0.25, round=round, noise=noise, class_weights=weights)
+        if plan.distributed:
+            work.gradient(model, mean=0.5, std=0.25, noise=noise)
+        else:
+            work.train(model, mean=0.5, std=0.25, round=round, noise=noise, class_weights=weights)
         work.validate(model, mean=0.5, std=0.25)
         pipe.send(time.process_time() - before)
 

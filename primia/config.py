@@ -166,13 +166,17 @@ class Privacy(_Section):
     """Differential privacy per patient (DP-SGD at the sites)."""
 
     enabled: bool = True
+    trust: Literal["local", "distributed"] = "local"
+    curious: int = Field(default=1, ge=1, le=100)
     target_epsilon: float = Field(default=8.0, ge=0.01, le=100.0)
     delta: float = Field(default=1e-4, gt=0.0, lt=1.0)
     clip_norm: float = Field(default=1.0, gt=0.0)
     sampling_rate: float = Field(default=0.25, gt=0.0, le=1.0)
     site_population: int = Field(default=200, ge=1)
+    views: int = Field(default=1, ge=1, le=64)
     local_steps: int = Field(default=2, ge=1, le=10_000)
     learning_rate: float = Field(default=1.0, gt=0.0, le=1000.0)
+    statistics_noise: float = Field(default=10.0, gt=0.0, le=10_000.0)
 
 
 class Comparison(_Section):
@@ -251,6 +255,8 @@ class Params(_Section):
                 "training.class_weights needs the hospitals' label counts, which differential privacy does not cover "
                 "yet; set training.class_weights or privacy.enabled to false"
             )
+        if self.privacy.enabled and self.privacy.trust == "distributed":
+            self._check_distributed()
         if self.training.local_normalisation and self.model.architecture == "scattering":
             raise ValueError(
                 "training.local_normalisation keeps normalisation layers at the hospitals, but the scattering model "
@@ -278,6 +284,24 @@ class Params(_Section):
                 f"set ingest.source to image_folder, or ingest.folder to {PHANTOM_FOLDER}"
             )
         return self
+
+    def _check_distributed(self) -> None:
+        wanted: dict[str, tuple[object, object]] = {
+            "privacy.local_steps": (self.privacy.local_steps, 1),
+            "training.proximal": (self.training.proximal, 0.0),
+            "training.local_normalisation": (self.training.local_normalisation, False),
+        }
+        for key, (value, needed) in wanted.items():
+            if value != needed:
+                raise ValueError(
+                    f"{key} is {str(value).lower()}, but with privacy.trust distributed a round is one step whose "
+                    f"noise only the sum carries; set it to {str(needed).lower()}, or privacy.trust to local"
+                )
+        if self.secure_aggregation.scheme == "none":
+            raise ValueError(
+                "privacy.trust is distributed, but secure_aggregation.scheme is none, so each hospital's share of the "
+                "noise would have to protect its patients alone; set the scheme to masking or privacy.trust to local"
+            )
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:

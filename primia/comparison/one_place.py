@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from primia.config import Params
 from primia.data.image_set import ImageSet
@@ -68,7 +67,7 @@ def train_in_one_place(
         kept = plan.average if round > 1 else 0.0
         average = kept * average + (1 - kept) * model.astype(np.float64)
         released = average.astype(np.float32)
-        mcc = _validation_mcc(work, released, validation.labels, statistics=statistics)
+        mcc = _validation_mcc(plan, work, released, validation, statistics=statistics)
         on_round(round)
         if mcc > best_mcc:
             best, best_round, best_mcc = released, round, mcc
@@ -89,17 +88,23 @@ def train_in_one_place(
 
 
 def _statistics(plan: Plan, name: str, train: ImageSet) -> PooledStatistics:
-    return pooled_statistics(_totals(statistics_values(plan, train.images, train.labels)), counted=[name])
+    return pooled_statistics(
+        _totals(statistics_values(plan, train.images, train.labels, train.patients, noise=SystemNoise())),
+        counted=[name],
+    )
 
 
-def _validation_mcc(work: LocalWork, model: Floats, labels: Tensor, *, statistics: PooledStatistics) -> float:
+def _validation_mcc(
+    plan: Plan, work: LocalWork, model: Floats, images: ImageSet, *, statistics: PooledStatistics
+) -> float:
     logits = work.validate(model, mean=statistics.mean, std=statistics.std)
     if not torch.isfinite(logits).all():
         raise DataError(
             "The training diverged: the model answers with values that are not numbers; lower training.learning_rate "
             "in params.yaml."
         )
-    return validation_of(_totals(evaluate_values(logits, labels))).mcc
+    values = evaluate_values(plan, logits, images.labels, images.patients, noise=SystemNoise())
+    return validation_of(_totals(values)).mcc
 
 
 def _totals(values: Mapping[str, NDArray[np.int64] | int]) -> dict[str, NDArray[np.int64]]:

@@ -25,14 +25,9 @@ _LEDGER_PURPOSE: dict[SumPurpose, Purpose] = {"statistics": "statistics", "train
 
 def charges_of(plan: Plan, purpose: SumPurpose) -> list[tuple[Group, Release]]:
     """What a site charges before it answers one session: the patients that take part, and the release."""
-    if plan.privacy is None or purpose != "train":
+    if plan.privacy is None:
         return []
-    release = Release(
-        sampling_rate=plan.privacy.sampling_rate,
-        noise_multiplier=plan.privacy.noise_multiplier,
-        steps=plan.privacy.local_steps,
-    )
-    return [("training", release)]
+    return [("validation" if purpose == "evaluate" else "training", plan.privacy.release(purpose))]
 
 
 @dataclass(frozen=True)

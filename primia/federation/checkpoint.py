@@ -28,14 +28,15 @@ from primia.secagg.session import Purpose, Session
 class RoundRecord:
     """One round that was trained and validated, also if it was undone: pooled validation figures, and its cost.
 
-    `epsilon` is the largest over the sites, of this run so far, 0 without differential privacy; `clipped_fraction` is
-    that of all weight changes; `bytes_up_per_site` is the mean over the `participants` of the training.
+    `epsilon` is the largest over the sites and their groups of patients, of this run so far, 0 without differential
+    privacy, with which there is no `validation_loss`; `clipped_fraction` is that of all weight changes;
+    `bytes_up_per_site` is the mean over the `participants` of the training.
     """
 
     round: int
     validation_mcc: float
     validation_accuracy: float
-    validation_loss: float
+    validation_loss: float | None
     epsilon: float
     clipped_fraction: float
     seconds: float

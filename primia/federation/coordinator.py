@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from primia.errors import FederationError
 from primia.federation import messages as m
@@ -20,6 +21,7 @@ from primia.federation.plan import Plan
 from primia.federation.refusals import BudgetError
 from primia.federation.server_optimiser import initial_state, server_step
 from primia.federation.summed_changes import check_training, mean_loss, train_layout, weight_bound
+from primia.federation.summed_gradients import check_gradients, gradient_change, gradient_layout
 from primia.federation.summed_statistics import check_statistics, pooled_statistics, statistics_layout
 from primia.federation.summed_validation import check_validation, evaluate_layout, validation
 from primia.federation.vectors import words_to_bytes
@@ -97,18 +99,18 @@ class Coordinator:
             stopped = reason_to_stop(self._plan, progress)
             if stopped is not None:
                 break
-            if progress.trained == len(progress.records):
-                try:
+            try:
+                if progress.trained == len(progress.records):
                     progress = self._train(progress)
-                except BudgetError as error:
-                    # Repeated attempts were charged, too: the budget, not the number of rounds, is what counts.
-                    if not progress.records:
-                        raise
-                    stopped = str(error)
-                    break
+                    self._folder.save(progress)
+                progress = self._validate(progress)
                 self._folder.save(progress)
-            progress = self._validate(progress)
-            self._folder.save(progress)
+            except BudgetError as error:
+                # Repeated attempts were charged, too: the budget, not the number of rounds, is what counts.
+                if not progress.records:
+                    raise
+                stopped = str(error)
+                break
             if self._on_round is not None:
                 self._on_round(progress.records[-1])
         if stopped is not None:
@@ -126,7 +128,7 @@ class Coordinator:
         tally = self._cohort.sum(
             "statistics", 0, lambda s: m.Statistics(session=s, plan=digest), statistics_layout(plan)
         )
-        check_statistics(tally.totals)
+        check_statistics(plan, tally.totals, sites=len(tally.survivors))
         head = head_vector(first.head)
         progress = Progress(
             statistics=pooled_statistics(tally.totals, counted=tally.survivors),
@@ -141,7 +143,12 @@ class Coordinator:
         started, before, round = time.monotonic(), self._channel.bytes_received(), progress.trained + 1
         plan, model, statistics = self._plan, progress.model, progress.statistics
         bound = weight_bound(plan, statistics)
-        layout = train_layout(plan, parameters=len(model.head), total_weight=bound.total)
+        parameters = len(model.head)
+        layout = (
+            gradient_layout(parameters)
+            if plan.distributed
+            else train_layout(plan, parameters=parameters, total_weight=bound.total)
+        )
 
         def request(session: Session) -> m.Train:
             return m.Train(
@@ -158,21 +165,10 @@ class Coordinator:
             )
 
         tally = self._cohort.sum("train", round, request, layout, only=progress.cohort)
-        check_training(plan, tally.totals, sites=len(tally.survivors), total_weight=bound.total)
-        weight = self._weight(tally, progress)
-        head, server = server_step(
-            plan.server, model.head, plan.quantiser.mean(tally.totals["delta"], weight), model.server
-        )
+        change, clipped, record = self._change(tally, progress)
+        head, server = server_step(plan.server, model.head, change, model.server)
         kept = plan.average if model.server.step else 0.0  # the average begins at the first trained model
-        clipped = int(tally.totals["clipped"][0]) / (len(head) * len(tally.survivors))
-        self._folder.journal.add(
-            replace(
-                tally.record,
-                clipped_fraction=clipped,
-                shrunk=int(tally.totals["shrunk"][0]),
-                training_loss=mean_loss(tally.totals, weight=weight),
-            )
-        )
+        self._folder.journal.add(record)
         return replace(
             progress,
             model=GlobalModel(
@@ -187,6 +183,23 @@ class Coordinator:
                 bytes_up=self._channel.bytes_received() - before,
             ),
         )
+
+    def _change(self, tally: Tally, progress: Progress) -> tuple[NDArray[np.float64], float, SessionRecord]:
+        """The mean change of the model, (parameters,), the clipped fraction of its entries, and the round's record."""
+        plan, totals, sites = self._plan, tally.totals, len(tally.survivors)
+        if plan.distributed:
+            check_gradients(totals)
+            return gradient_change(plan, totals, sites=sites, round=tally.record.round), 0.0, tally.record
+        check_training(plan, totals, sites=sites, total_weight=weight_bound(plan, progress.statistics).total)
+        weight = self._weight(tally, progress)
+        clipped = int(totals["clipped"][0]) / (len(totals["delta"]) * sites)
+        record = replace(
+            tally.record,
+            clipped_fraction=clipped,
+            shrunk=int(totals["shrunk"][0]),
+            training_loss=mean_loss(totals, weight=weight),
+        )
+        return plan.quantiser.mean(totals["delta"], weight), clipped, record
 
     def _weight(self, tally: Tally, progress: Progress) -> int:
         """The sum of the survivors' weights, held against what is known of it."""
@@ -220,7 +233,7 @@ class Coordinator:
             )
 
         tally = self._cohort.sum("evaluate", round, request, evaluate_layout(plan))
-        check_validation(tally.totals)
+        check_validation(plan, tally.totals, sites=len(tally.survivors))
         figures, ledgers = validation(tally.totals), self._cohort.ledgers(text=False)
         earlier = progress.records[-1].epsilon if progress.records else 0.0
         record = RoundRecord(

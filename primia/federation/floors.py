@@ -4,8 +4,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from primia.errors import ConfigError, PrivacyError, SiteRefusal
+from primia.errors import ConfigError, SiteRefusal
 from primia.federation.plan import Plan
+from primia.privacy.accounting import check_delta
 from primia.secagg.threshold import MINIMUM_COHORT, threshold
 
 
@@ -91,11 +92,9 @@ def _check_privacy(floors: Floors, plan: Plan, *, path: Path) -> None:
             f"{floors.maximum_epsilon:g} at {floors.maximum_delta:g}; lower privacy.target_epsilon or privacy.delta, "
             f"or let the owner raise maximum_epsilon or maximum_delta in {path}."
         )
-    if plan.privacy.delta * plan.privacy.site_population >= 1:
-        raise PrivacyError(
-            f"privacy.delta is {plan.privacy.delta}, but must be below 1 / privacy.site_population "
-            f"({plan.privacy.site_population}); lower it."
-        )
+    # What is released is one hospital's change, or the sum over the patients of all.
+    hospitals = len(plan.hospitals) if plan.distributed else 1
+    check_delta(plan.privacy.delta, patients=hospitals * plan.privacy.site_population)
 
 
 def check_survivors(floors: Floors, survivors: int, *, path: Path) -> None:

@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from primia.config import Model, Params, SecureAggregation, Server, Training
 from primia.errors import ConfigError, ProtocolError
 from primia.federation.messages import Description, Digest, Name
-from primia.privacy.accounting import noise_multiplier_for
+from primia.privacy.accounting import Release, noise_multiplier_for
+from primia.privacy.shares import NoiseShare, share_plan
 from primia.secagg.quantise import Quantiser
-from primia.secagg.session import RunName
+from primia.secagg.session import Purpose, RunName
 from primia.secagg.threshold import threshold
 
 _UNNAMED = "unnamed-run"
@@ -30,11 +31,18 @@ class Hospital(_Part):
 
 
 class PrivacyPlan(_Part):
-    """Differential privacy of every site: unit of protection is the patient; no field depends on a site's data.
+    """Differential privacy: unit of protection is the patient; no field depends on a site's data.
 
-    `expected_batch` = sampling_rate x site_population is the public divisor of a step's noisy sum.
+    With the trust model `local` every site's change is private by itself, with `distributed` the sum over the sites is,
+    though `curious` of them pool what they know with the coordinator.
+
+    `expected_batch` = sampling_rate x site_population is the public divisor of a step's noisy sum. `statistics_noise`
+    and `validation_noise` are noise multipliers of the other two sums. The training patients pay for statistics and
+    training, the validation patients for the validation; both keep to `target_epsilon`.
     """
 
+    trust: Literal["local", "distributed"]
+    curious: int = Field(ge=1)
     target_epsilon: float = Field(gt=0.0)
     delta: float = Field(gt=0.0, lt=1.0)
     clip_norm: float = Field(gt=0.0)
@@ -42,8 +50,26 @@ class PrivacyPlan(_Part):
     sampling_rate: float = Field(gt=0.0, le=1.0)
     site_population: int = Field(ge=1)
     expected_batch: float = Field(gt=0.0)
+    views: int = Field(ge=1)
     local_steps: int = Field(ge=1)
     learning_rate: float = Field(gt=0.0)
+    statistics_noise: float = Field(gt=0.0)
+    validation_noise: float = Field(gt=0.0)
+
+    def release(self, purpose: Purpose) -> Release:
+        """What a hospital spends on its patients when it answers once for `purpose`."""
+        match purpose:
+            case "statistics":
+                return Release(sampling_rate=1.0, noise_multiplier=self.statistics_noise, steps=1)
+            case "train":
+                return Release(
+                    sampling_rate=self.sampling_rate,
+                    noise_multiplier=self.noise_multiplier,
+                    steps=self.local_steps,
+                    discrete=self.trust == "distributed",
+                )
+            case "evaluate":
+                return Release(sampling_rate=1.0, noise_multiplier=self.validation_noise, steps=1)
 
 
 class Plan(_Part):
@@ -81,6 +107,32 @@ class Plan(_Part):
     def masked(self) -> bool:
         """Whether sums are masked."""
         return self.secure_aggregation.scheme != "none"
+
+    @property
+    def distributed(self) -> bool:
+        """Whether only the sum over the hospitals carries the noise."""
+        return self.privacy is not None and self.privacy.trust == "distributed"
+
+    def noise_share(self, parameters: int) -> NoiseShare:
+        """The grid and noise of a hospital's part in a private sum of gradients with so many `parameters`.
+
+        Raises:
+            PrivacyError: too few hospitals are honest, or the sum could leave 32 bits.
+        """
+        privacy = self.privacy
+        assert privacy is not None and self.distributed
+        share = share_plan(
+            clip_norm=privacy.clip_norm,
+            noise_multiplier=privacy.noise_multiplier,
+            hospitals=len(self.hospitals),
+            threshold=self.threshold,
+            curious=privacy.curious,
+            parameters=parameters,
+        )
+        share.check_headroom(
+            population=privacy.site_population * len(self.hospitals), sampling_rate=privacy.sampling_rate
+        )
+        return share
 
     @property
     def encrypted(self) -> bool:
@@ -122,11 +174,16 @@ def read_plan(raw: bytes) -> Plan:
 
 
 def privacy_plan(params: Params) -> PrivacyPlan | None:
-    """Calibrate the noise so that all rounds together spend the target; None without differential privacy."""
+    """Calibrate the noise so that statistics and training spend the target, and all validations together, too.
+
+    None without differential privacy.
+    """
     privacy = params.privacy
     if not privacy.enabled:
         return None
     return PrivacyPlan(
+        trust=privacy.trust,
+        curious=privacy.curious,
         target_epsilon=privacy.target_epsilon,
         delta=privacy.delta,
         clip_norm=privacy.clip_norm,
@@ -135,12 +192,22 @@ def privacy_plan(params: Params) -> PrivacyPlan | None:
             delta=privacy.delta,
             sampling_rate=privacy.sampling_rate,
             steps=params.federation.rounds * privacy.local_steps,
+            other=[Release(sampling_rate=1.0, noise_multiplier=privacy.statistics_noise, steps=1)],
+            discrete=privacy.trust == "distributed",
         ),
         sampling_rate=privacy.sampling_rate,
         site_population=privacy.site_population,
         expected_batch=privacy.sampling_rate * privacy.site_population,
+        views=privacy.views,
         local_steps=privacy.local_steps,
         learning_rate=privacy.learning_rate,
+        statistics_noise=privacy.statistics_noise,
+        validation_noise=noise_multiplier_for(
+            target_epsilon=privacy.target_epsilon,
+            delta=privacy.delta,
+            sampling_rate=1.0,
+            steps=params.federation.rounds,
+        ),
     )
 
 

@@ -1,21 +1,24 @@
 """The files of results/federation: rounds, privacy spent and not covered, and what every hospital charged for it."""
 
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from primia.federation.coordinator import FederationResult
 from primia.federation.journal import record_line
+from primia.federation.plan import PrivacyPlan
+from primia.federation.weights import head_vector
 from primia.files import write_csv, write_json, write_text
+from primia.privacy.accounting import epsilons
 
-COVERED = ("training of the model weights",)
-# Released without noise of their own, so far: a reviewer must know.
-UNCOVERED = (
-    "pooled mean and standard deviation of the images",
-    "pooled validation figures of every round",
-    "choice of the released round by those figures",
-    "choice of this run among others on the same patients, where there were others",
+# What differential privacy covers; without it a reviewer must know that nothing does.
+COVERED = (
+    "training of the model weights (training patients)",
+    "pooled mean and standard deviation of the images (training patients)",
+    "validation figures of every round and the choice of the round by them (validation patients)",
 )
+UNCOVERED = ("figures on the test patients in the stages evaluate, attack and encrypt",)
 
 
 def write_results(folder: Path, result: FederationResult) -> None:
@@ -61,7 +64,6 @@ def _privacy(result: FederationResult) -> dict[str, Any]:
         "enabled": plan is not None,
         "unit": "patient",
         "synthetic": result.plan.synthetic,
-        "accountant": "PRV",
         "covers": list(COVERED) if plan is not None else [],
         "uncovered": [*([] if plan is not None else COVERED), *UNCOVERED],
     }
@@ -73,15 +75,40 @@ def _privacy(result: FederationResult) -> dict[str, Any]:
     }
     unread = [name for name in result.plan.hospitals if name not in result.ledgers]
     ledgers = result.ledgers.values()
+    steps = max((ledger.steps for ledger in ledgers), default=0)
     return said | {
+        "trust": plan.trust,
+        "accountant": "Rényi at integer orders" if result.plan.distributed else "the larger of PRV and PLD",
+        "epsilon_by_accountant": _by_accountant(plan, steps=steps),
         "epsilon": plan.target_epsilon if unread else max(ledger.epsilon for ledger in ledgers),
         "epsilon_all_runs": None if unread else max(ledger.epsilon_all_runs for ledger in ledgers),
         "unread_ledgers": unread,
         "delta": plan.delta,
         "target_epsilon": plan.target_epsilon,
         "noise_multiplier": plan.noise_multiplier,
+        "noise_on_the_sum": _noise_on_the_sum(result),
         "clip_norm": plan.clip_norm,
         "sampling_rate": plan.sampling_rate,
-        "steps": max((ledger.steps for ledger in ledgers), default=0),
+        "steps": steps,
+        "statistics_noise": plan.statistics_noise,
+        "validation_noise": plan.validation_noise,
         "per_site": per_site,
     }
+
+
+def _by_accountant(plan: PrivacyPlan, *, steps: int) -> dict[str, float | None]:
+    """ε of the training patients for `steps` of training by each accountant there is; without `steps` nothing."""
+    if not steps:
+        return {}
+    trained = replace(plan.release("train"), steps=steps)
+    accounts = epsilons([plan.release("statistics"), trained], delta=plan.delta)
+    return {"prv": accounts.prv, "pld": accounts.pld, "renyi": accounts.renyi}
+
+
+def _noise_on_the_sum(result: FederationResult) -> float:
+    """Standard deviation of all hospitals' noise on one step's sum, in units of the clip norm."""
+    plan = result.plan
+    assert plan.privacy is not None
+    if plan.distributed:
+        return plan.noise_share(len(head_vector(result.model.network.head))).total_noise_multiplier
+    return math.sqrt(len(plan.hospitals)) * plan.privacy.noise_multiplier

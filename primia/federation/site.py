@@ -18,6 +18,7 @@ from primia.federation.plan import Plan, read_plan
 from primia.federation.released_sums import ReleasedSums
 from primia.federation.site_session import Guard, SiteSession
 from primia.federation.summed_changes import train_layout, weighted_loss
+from primia.federation.summed_gradients import gradient_words
 from primia.federation.summed_statistics import statistics_layout, statistics_values
 from primia.federation.summed_validation import evaluate_layout, evaluate_values
 from primia.federation.vectors import bytes_to_floats, words_to_bytes
@@ -194,19 +195,26 @@ class Site:
             raise ProtocolError(f"{session} belongs to another plan than the one this hospital joined.")
         if plan.masked:
             self._current(session).ready(request)
-        private = isinstance(request, m.Train) and plan.privacy is not None
         assert self._guard is not None
         self._account.check(plan, session.purpose, floors=self._guard.floors, path=self._guard.path)
         content = content_digest(request)
-        self._history.admit(session, content=content, fresh_noise=private)
+        self._history.admit(session, content=content, fresh_noise=plan.privacy is not None)
         match request:
             case m.Statistics():
-                vector = statistics_layout(plan).pack(statistics_values(plan, self._train.images, self._train.labels))
+                self._spend(plan, session)
+                values = statistics_values(
+                    plan, self._train.images, self._train.labels, self._train.patients, noise=self._noise
+                )
+                vector = statistics_layout(plan).pack(values)
             case m.Train():
                 vector = self._trained(request, plan, work)
             case m.Evaluate():
                 logits = work.validate(_checked_model(request, work), mean=request.mean, std=request.std)
-                vector = evaluate_layout(plan).pack(evaluate_values(logits, self._validation.labels))
+                self._spend(plan, session)
+                values = evaluate_values(
+                    plan, logits, self._validation.labels, self._validation.patients, noise=self._noise
+                )
+                vector = evaluate_layout(plan).pack(values)
         if plan.masked:
             return m.MaskedInput(session=session, vector=self._current(session).mask(vector, request=content))
         self._history.release(session)
@@ -218,9 +226,11 @@ class Site:
         if (weights is None) == plan.training.class_weights or len(weights or plan.classes) != len(plan.classes):
             raise ProtocolError("The request weighs the classes otherwise than the plan says.")
         layout = train_layout(plan, parameters=work.parameters, total_weight=request.total_weight)
-        session, guard = request.session, self._guard
-        assert guard is not None
-        self._account.charge(plan, session, floors=guard.floors, path=guard.path)
+        session = request.session
+        self._spend(plan, session)
+        if plan.distributed:
+            gradient = work.gradient(model, mean=request.mean, std=request.std, noise=self._noise)
+            return gradient_words(plan, gradient, noise=self._noise)
         result = work.train(
             model,
             mean=request.mean,
@@ -242,6 +252,11 @@ class Site:
             },
             into=vector,
         )
+
+    def _spend(self, plan: Plan, session: Session) -> None:
+        """Charge the ledger for what the site is about to add noise to."""
+        assert self._guard is not None
+        self._account.charge(plan, session, floors=self._guard.floors, path=self._guard.path)
 
     def _weight(self, request: m.Train, plan: Plan) -> int:
         """The public constant 1 with differential privacy, else the number of training images, at most the public cap.

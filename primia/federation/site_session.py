@@ -41,7 +41,7 @@ class SiteSession:
         self.session = session
         self._guard = guard
         # A private answer has fresh noise, charged anew: no two of them differ by one site's contribution alone.
-        self._fresh_noise = session.purpose == "train" and plan.privacy is not None
+        self._fresh_noise = plan.privacy is not None
         self._model: str | None = None
         self._encrypted, self._words = plan.encrypted, 0
         self._holder: KeyHolder | None = None

@@ -11,55 +11,82 @@ from torch import Tensor
 from primia.errors import FederationError
 from primia.federation.plan import Plan
 from primia.federation.summed_changes import LARGEST_LOSS, LOSS_STEPS
-from primia.federation.sums import Totals, impossible
-from primia.secagg.vector import Layout, Part, share_of_word
+from primia.federation.sums import Totals, Values, impossible, most_patients
+from primia.privacy.noise import NoiseSource
+from primia.privacy.patient_sums import STEPS, NoisySum, weights_of
+from primia.secagg.vector import Layout, Part, share_of_signed_word, share_of_word
 
 _LARGEST_LOGIT = 1e30
 _MOST_IMAGES = 10**7  # of all hospitals together; masks that do not cancel give far more
 
 
 def evaluate_layout(plan: Plan) -> Layout:
-    """Confusion counts in row order (actual, predicted), and the sum of losses."""
-    share = share_of_word(len(plan.hospitals))
-    return Layout((Part("confusion", len(plan.classes) ** 2, share), Part("loss", 1, share)))
+    """Confusion counts in row order (actual, predicted), and the sum of losses.
+
+    With differential privacy patients are counted instead of images, and there is no loss, which has no bound per
+    patient that would leave much of it.
+    """
+    cells, hospitals = len(plan.classes) ** 2, len(plan.hospitals)
+    if plan.privacy is not None:
+        return Layout((Part("confusion", cells, share_of_signed_word(hospitals), signed=True),))
+    share = share_of_word(hospitals)
+    return Layout((Part("confusion", cells, share), Part("loss", 1, share)))
 
 
-def evaluate_values(logits: Tensor, labels: Tensor) -> dict[str, NDArray[np.int64] | int]:
-    """One site's part of the validation; `logits` is (images, classes), `labels` (images,)."""
+def evaluate_values(plan: Plan, logits: Tensor, labels: Tensor, patients: Tensor, *, noise: NoiseSource) -> Values:
+    """One site's part of the validation.
+
+    Args:
+        plan: of the run.
+        logits: (images, classes).
+        labels: (images,) int64.
+        patients: (images,) int64, equal for images of one patient.
+        noise: of differential privacy; unused without it.
+    """
     classes = logits.shape[1]
     # No image may make the difference between an answer and an error.
     logits = torch.nan_to_num(logits.to(torch.float64), nan=0.0, posinf=_LARGEST_LOGIT, neginf=-_LARGEST_LOGIT)
+    cells = (labels * classes + logits.argmax(dim=1)).numpy()
+    if plan.privacy is not None:
+        exact = np.bincount(cells, weights=weights_of(patients).numpy(), minlength=classes**2).astype(np.float64)
+        limit = share_of_signed_word(len(plan.hospitals))
+        return {"confusion": _noisy_confusion(plan).release(exact, limit=limit, noise=noise)}
     losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    cells = labels * classes + logits.argmax(dim=1)
     return {
-        "confusion": np.bincount(cells.numpy(), minlength=classes**2),
+        "confusion": np.bincount(cells, minlength=classes**2),
         "loss": round(float(losses.clamp(max=LARGEST_LOSS).sum()) * LOSS_STEPS),
     }
 
 
+def _noisy_confusion(plan: Plan) -> NoisySum:
+    assert plan.privacy is not None
+    # A patient adds 1 in all, spread over cells as the images are: an L2 norm of at most 1.
+    return NoisySum(entries=len(plan.classes) ** 2, sensitivity=1.0, noise_multiplier=plan.privacy.validation_noise)
+
+
 @dataclass(frozen=True)
 class Validation:
-    """Figures over the validation images of all sites together."""
+    """Figures over the validation images of all sites together; `loss` is None with differential privacy."""
 
     mcc: float
     accuracy: float
-    loss: float
+    loss: float | None
 
 
 def validation(totals: Totals) -> Validation:
-    """Read the unmasked validation counts."""
-    counts = totals["confusion"]
+    """Read the unmasked validation counts; what noise made negative counts as nothing."""
+    counts = np.maximum(totals["confusion"], 0)
     classes = math.isqrt(len(counts))
     confusion = counts.reshape(classes, classes)
-    images = int(confusion.sum())
-    if images == 0:
+    total = int(confusion.sum())
+    if total == 0:
         raise FederationError(
             "No hospital holds a validation image; raise preprocess.validation_fraction and run that stage again."
         )
     return Validation(
         mcc=mcc_of_confusion(confusion),
-        accuracy=int(np.trace(confusion)) / images,
-        loss=int(totals["loss"][0]) / LOSS_STEPS / images,
+        accuracy=int(np.trace(confusion)) / total,
+        loss=int(totals["loss"][0]) / LOSS_STEPS / total if "loss" in totals else None,
     )
 
 
@@ -76,8 +103,14 @@ def mcc_of_confusion(confusion: NDArray[np.int64]) -> float:
     return covariance / math.sqrt(spread) if spread else 0.0
 
 
-def check_validation(totals: Totals) -> None:
-    """Raise `FederationError` for validation counts of more images than there are."""
-    images = int(totals["confusion"].sum())
+def check_validation(plan: Plan, totals: Totals, *, sites: int) -> None:
+    """Raise `FederationError` for validation counts that `sites` honest sites cannot have."""
+    confusion = totals["confusion"]
+    if plan.privacy is not None:
+        spread = _noisy_confusion(plan).spread(sites) + sites
+        if int(confusion.min()) < -spread or int(confusion.max()) > most_patients(plan, sites) * STEPS:
+            raise impossible("validation counts")
+        return
+    images = int(confusion.sum())
     if images > _MOST_IMAGES or int(totals["loss"][0]) > LARGEST_LOSS * LOSS_STEPS * images + len(totals):
         raise impossible("validation counts")

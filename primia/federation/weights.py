@@ -1,12 +1,13 @@
 """The learned weights of a network as one float32 vector, in sorted order of parameter names."""
 
 import hashlib
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from primia.federation.vectors import words_to_bytes
 
@@ -15,7 +16,12 @@ Floats = NDArray[np.float32]
 
 def head_vector(head: nn.Module) -> Floats:
     """All parameters of `head`, flattened and joined; (parameters,) float32."""
-    parts = [value.detach().to(torch.float32).reshape(-1) for _, value in sorted(head.named_parameters())]
+    return joined_by_name(dict(head.named_parameters()))
+
+
+def joined_by_name(values: Mapping[str, Tensor]) -> Floats:
+    """Weights or gradients by parameter name, as one vector in the order of `head_vector`; (parameters,) float32."""
+    parts = [value.detach().to(torch.float32).reshape(-1) for _, value in sorted(values.items())]
     return torch.cat(parts).numpy().copy()
 
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from primia.data.image_set import ImageSet
 from primia.federation.local_normalisation import LocalNormalisation, normalisation_weights
 from primia.federation.plan import Plan
-from primia.federation.weights import Floats, head_vector, load_head
+from primia.federation.weights import Floats, head_vector, joined_by_name, load_head
 from primia.models.networks import build_network
 from primia.privacy.noise import NoiseSource
 from primia.training.objective import learning_rate_of
 from primia.training.plain import train_plain
-from primia.training.private import train_private
+from primia.training.private import clipped_gradient_sum, draw_patients, index_patients, train_private
 
 _BATCH = 128  # images through the front, or the head at evaluation, at a time
 
@@ -113,6 +113,36 @@ class LocalWork:
         )
         return LocalResult(delta=delta, loss=loss, shrunk=shrunk)
 
+    def gradient(self, model: Floats, *, mean: float, std: float, noise: NoiseSource) -> NDArray[np.float64]:
+        """Sum of the clipped gradients of a Poisson sample of the training patients at `model`, both (parameters,).
+
+        It holds no noise yet: the caller adds a share of it and lets only the sum over all hospitals be seen.
+
+        Args:
+            model: the global model.
+            mean: of all sites' training pixels.
+            std: of all sites' training pixels.
+            noise: of the sampling.
+        """
+        privacy, head = self._plan.privacy, self._network.head
+        assert privacy is not None
+        load_head(head, model)
+        inputs = self._features("train", mean=mean, std=std)
+        head.train()
+        gradient = clipped_gradient_sum(
+            head,
+            inputs=inputs,
+            labels=self._train.labels,
+            patients_drawn=draw_patients(
+                index_patients(self._train.patients),
+                sampling_rate=privacy.sampling_rate,
+                views=privacy.views,
+                noise=noise,
+            ),
+            clip_norm=privacy.clip_norm,
+        )
+        return joined_by_name(gradient).astype(np.float64)
+
     def _descend(
         self, inputs: Tensor, *, round: int, noise: NoiseSource, class_weights: tuple[float, ...] | None
     ) -> float:
@@ -145,6 +175,7 @@ class LocalWork:
             sampling_rate=plan.privacy.sampling_rate,
             expected_batch=plan.privacy.expected_batch,
             steps=plan.privacy.local_steps,
+            views=plan.privacy.views,
             learning_rate=self._scheduled(plan.privacy.learning_rate, round),
             proximal=settings.proximal,
             noise=noise,

@@ -91,3 +91,8 @@ class Layout:
 def share_of_word(sites: int) -> int:
     """Largest count one of `sites` may send so that the sum of all fits an unsigned word."""
     return UNSIGNED_WORD // sites
+
+
+def share_of_signed_word(sites: int) -> int:
+    """Largest absolute value one of `sites` may send so that the sum of all fits a signed word."""
+    return SIGNED_WORD // sites

@@ -34,9 +34,9 @@ def train_private(
 ) -> None:
     """DP-SGD (Abadi et al. 2016, algorithm 1) over patients: `head` is trained in place.
 
-    Each step draws every patient independently with probability `sampling_rate`, and one image of each drawn patient
-    uniformly. Adding or removing one patient with all images changes a step's sum by at most `clip_norm`; what is
-    spent is `Release(sampling_rate, noise_multiplier, steps)`.
+    Each step draws every patient independently with probability `sampling_rate`, and `views` images of each drawn
+    patient uniformly, with replacement. Adding or removing one patient with all images changes a step's sum by at most
+    `clip_norm`; what is spent is `Release(sampling_rate, noise_multiplier, steps)`.
 
     Args:
         head: the learned part of a `Classifier`; its modules must treat each sample on its own.
@@ -54,10 +54,10 @@ def train_private(
         proximal: FedProx's μ (Li et al. 2020): pulls the weights to where they started. It looks at no data and is
             added after the noise, so it costs no privacy.
         precision: `float32`, or `bfloat16` for mixed precision.
-        views: how often each drawn image is augmented, ≥ 1; the mean gradient of a patient's views is clipped, so they
-            cost no privacy (augmentation multiplicity, De et al. 2022).
-        augment: maps a batch of `inputs` to one of the same shape, each row changed at random on its own; needed for
-            more than one view.
+        views: how many images are drawn of each drawn patient, ≥ 1, the same ones perhaps more than once; the mean
+            gradient of a patient's views is clipped, so they cost no privacy (augmentation multiplicity, De et al.
+            2022, over a patient's images as well).
+        augment: maps a batch of `inputs` to one of the same shape, each row changed at random on its own.
 
     Raises:
         PrivacyError: a layer mixes samples, or its gradients cannot be had patient by patient.
@@ -70,13 +70,12 @@ def train_private(
             head,
             inputs=inputs,
             labels=labels,
-            patients_drawn=draw_patients(index, sampling_rate=sampling_rate, noise=noise),
+            patients_drawn=draw_patients(index, sampling_rate=sampling_rate, views=views, noise=noise),
             clip_norm=clip_norm,
             noise_multiplier=noise_multiplier,
             expected_batch=expected_batch,
             noise=noise,
             precision=precision,
-            views=views,
             augment=augment,
         )
         with torch.no_grad():
@@ -97,7 +96,6 @@ def private_gradient(
     expected_batch: float,
     noise: NoiseSource,
     precision: str = "float32",
-    views: int = 1,
     augment: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Release one noisy gradient of the cross-entropy: clip per patient, sum, add noise, divide.
@@ -109,13 +107,12 @@ def private_gradient(
         head: the learned part of a `Classifier`; left as it was.
         inputs: (images, ...) what the front makes of the standardised images.
         labels: (images,) int64.
-        patients_drawn: one image index for each drawn patient, (patients,) or a sequence of single indices.
+        patients_drawn: image indices of each drawn patient, (patients, views), or one of each, (patients,).
         clip_norm: largest L2 norm of one patient's gradient over all weights, > 0.
         noise_multiplier: ≥ 0; 0 is for attacks on an undefended model and adds nothing.
         expected_batch: what the sum is divided by, > 0, never the number of patients drawn.
         noise: of the noise.
-        precision: as in `train_private`, like `views` and `augment`.
-        views: of each drawn image.
+        precision: as in `train_private`, like `augment`.
         augment: of the views.
 
     Returns:
@@ -124,16 +121,13 @@ def private_gradient(
     Raises:
         PrivacyError: a layer mixes samples, or its gradients cannot be had patient by patient.
     """
-    assert clip_norm > 0 and noise_multiplier >= 0 and expected_batch > 0
-    assert views == 1 or (views > 1 and augment is not None)
-    indices = torch.as_tensor([int(image) for image in patients_drawn], dtype=torch.int64)
-    gradient = _clipped_sum(
+    assert noise_multiplier >= 0 and expected_batch > 0
+    gradient = clipped_gradient_sum(
         head,
         inputs=inputs,
         labels=labels,
-        indices=indices,
+        patients_drawn=patients_drawn,
         clip_norm=clip_norm,
-        views=views,
         augment=augment,
         precision=precision,
     )
@@ -161,12 +155,15 @@ def index_patients(patients: Tensor) -> PatientIndex:
     )
 
 
-def draw_patients(index: PatientIndex, *, sampling_rate: float, noise: NoiseSource) -> Tensor:
-    """Poisson sample: each patient with probability `sampling_rate`, one uniformly drawn image of each, (drawn,)."""
-    assert 0 < sampling_rate <= 1
+def draw_patients(index: PatientIndex, *, sampling_rate: float, noise: NoiseSource, views: int = 1) -> Tensor:
+    """Poisson sample: each patient with probability `sampling_rate`, and `views` of its images; (drawn, views) indices.
+
+    The images of a drawn patient are drawn uniformly, with replacement.
+    """
+    assert 0 < sampling_rate <= 1 and views >= 1
     drawn = noise.uniform(len(index.count)) < sampling_rate
-    first, count = index.first[drawn], index.count[drawn]
-    return index.images[first + (noise.uniform(len(count)) * count).long()]
+    first, count = index.first[drawn, None], index.count[drawn, None]
+    return index.images[first + (noise.uniform(len(count) * views).view(-1, views) * count).long()]
 
 
 def clip_and_sum(samples: dict[str, Tensor], *, clip_norm: float) -> dict[str, Tensor]:
@@ -183,26 +180,34 @@ def clip_and_sum(samples: dict[str, Tensor], *, clip_norm: float) -> dict[str, T
     return clip_and_add({name: Written(sample) for name, sample in samples.items()}, clip_norm=clip_norm)
 
 
-def _clipped_sum(
+def clipped_gradient_sum(
     head: nn.Module,
     *,
     inputs: Tensor,
     labels: Tensor,
-    indices: Tensor,
+    patients_drawn: Tensor | Sequence[Tensor],
     clip_norm: float,
-    views: int,
-    augment: Callable[[Tensor], Tensor] | None,
-    precision: str,
+    precision: str = "float32",
+    augment: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
+    """Sum of the clipped gradients of the patients drawn, without noise: private only if noise is added elsewhere.
+
+    Arguments, result and errors are those of `private_gradient`.
+    """
+    assert clip_norm > 0
+    drawn = torch.as_tensor(patients_drawn, dtype=torch.int64)
+    drawn = drawn.view(len(drawn), -1) if len(drawn) else drawn.view(0, 1)
+    views = drawn.shape[1]
     total: dict[str, Tensor] = {}
-    for part in torch.split(indices, max(1, _ROWS_AT_A_TIME // views)):
+    for part in torch.split(drawn, max(1, _ROWS_AT_A_TIME // views)):
         if len(part) == 0:
             continue
-        rows = inputs[part].float().repeat_interleave(views, dim=0)
+        images = part.flatten()
+        rows = inputs[images].float()
         clipped = clipped_sum(
             head,
             rows=rows if augment is None else augment(rows),
-            labels=labels[part].repeat_interleave(views),
+            labels=labels[images],
             clip_norm=clip_norm,
             views=views,
             precision=precision,

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from federating import parameters, write_sites
+from federating import calibrated, parameters, write_sites
 
 from primia.federation.messages import Description
 from primia.federation.plan import draft_plan
@@ -20,10 +20,21 @@ def params_with():
 
 @pytest.fixture
 def plan_with(params_with):
-    """The plan of three hospitals for changed parameters, without differential privacy."""
+    """The plan of three hospitals for changed parameters, and differential privacy as told."""
     params = params_with()
     described = {
         name: Description(name=name, identity=bytes(32), data="0" * 64, classes=params.ingest.classes, pixels=16)
         for name in params.preprocess.hospitals
     }
-    return lambda **changes: draft_plan(params_with(**changes), described, privacy=None)
+
+    def plan(*, privacy=None, **changes):
+        return draft_plan(params_with(**changes), described, privacy=privacy)
+
+    return plan
+
+
+@pytest.fixture
+def private_plan(plan_with, params_with):
+    """A plan with differential privacy."""
+    params = params_with(privacy__enabled=True)
+    return plan_with(privacy=calibrated(params.privacy, params.federation.rounds), privacy__enabled=True)

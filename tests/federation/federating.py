@@ -86,6 +86,7 @@ def parameters(repository, **changes):
         "privacy__delta": 1e-3,
         "privacy__site_population": 20,
         "privacy__local_steps": 1,
+        "privacy__statistics_noise": 2.0,
         **changes,
     }
     for key, value in settings.items():

@@ -203,7 +203,8 @@ def test_a_private_run_spends_its_target_and_says_so(site_folders, params_with, 
     assert result.stopped is None
     for report in result.ledgers.values():
         assert (report.steps, report.attempts) == (2, 2)
-        assert report.text.count(result.plan.run) == 2
+        # the statistics, two rounds of training and two validations
+        assert report.text.count(result.plan.run) == 5
 
 
 def test_a_private_run_that_repeats_a_round_ends_within_its_budget(site_folders, params_with, tmp_path):

@@ -14,6 +14,7 @@ from primia.federation.rollcall import SessionError
 from primia.federation.summed_validation import evaluate_layout, evaluate_values
 from primia.federation.vectors import bytes_to_floats, bytes_to_words
 from primia.federation.work import LocalWork
+from primia.privacy.noise import SystemNoise
 from primia.secagg.combine import sum_of
 
 STEPS = {
@@ -46,7 +47,9 @@ def plain(joined, site_folders):
         said = {}
         for name in names:
             logits = works[name].validate(bytes_to_floats(request.model), mean=request.mean, std=request.std)
-            said[name] = layout.pack(evaluate_values(logits, held[name].labels))
+            said[name] = layout.pack(
+                evaluate_values(joined.plan, logits, held[name].labels, held[name].patients, noise=SystemNoise())
+            )
         return sum_of(said).tolist()
 
     return total

@@ -73,7 +73,7 @@ def forget(folder):
 def test_a_whole_ledger_is_found_whole(audited):
     for path in ([], [audited / "state" / "ledgers" / LEDGER], ["--source", PATIENTS.fingerprint]):
         said = ledger("verify", *path)
-        assert "the chain of 12 lines is whole, and as far as hill, north, river remember." in said
+        assert "the chain of 30 lines is whole, and as far as hill, north, river remember." in said
     for run in ("first", "second"):
         said = ledger("verify", "--transcript", audited / run / "ledger" / "transcript.json")
         assert "as far as was countersigned in evaluate of round 2" in said
@@ -83,11 +83,11 @@ def test_the_table_tells_what_every_run_spent(audited):
     said = ledger("show")
     privacy = [json.loads((audited / run / "privacy.json").read_text()) for run in ("first", "second")]
     table = [[cell.strip() for cell in line.split("│")] for line in said.splitlines() if "│" in line]
-    runs = [row for row in table if "train" in row]
-    assert len(runs) == 2
-    for row, told in zip(runs, privacy, strict=True):
-        assert row[3:6] == ["hill, north, river", "2", "2"]
-        assert row[6:10] == ["2", f"{told['noise_multiplier']:.4g}", "1", f"{told['epsilon']:.3f}"]
+    first, *others = ([row for row in table if purpose in row] for purpose in ("statistics", "train", "validation"))
+    assert [row[9] for row in first] == [f"{told['epsilon']:.3f}" for told in privacy]
+    for rows, noise in zip(others, ("noise_multiplier", "validation_noise"), strict=True):
+        for row, told in zip(rows, privacy, strict=True):
+            assert row[3:9] == ["hill, north, river", "2", "2", "2", f"{told[noise]:.4g}", "1"]
     (together,) = [row for row in table if "all runs together" in row]
     assert together[9] == f"{privacy[1]['epsilon_all_runs']:.3f}"
     assert "synthetic" not in said.replace("synthetic=", "")
@@ -96,7 +96,7 @@ def test_the_table_tells_what_every_run_spent(audited):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda lines: [lines[0].replace('"round": 1', '"round": 2'), *lines[1:]], "was changed: line 1 "),
+        (lambda lines: [lines[0].replace('"round": 0', '"round": 2'), *lines[1:]], "was changed: line 1 "),
         (lambda lines: lines[:5] + lines[6:], "was changed: line 6 "),
         (lambda lines: lines[:-1], "rolled back"),
         (lambda lines: lines[:-3], "rolled back"),
@@ -119,10 +119,10 @@ def test_a_hospital_that_was_set_back_with_its_memory_is_found_by_what_others_si
     transcript = audited / "second" / "ledger" / "transcript.json"
     forget(audited)
     ledger("verify", "--transcript", transcript)
-    keep(audited, lines_of(audited)[:6])  # the second run never was
+    keep(audited, lines_of(audited)[:15])  # the second run never was
     ledger("verify")
     ledger("verify", "--transcript", audited / "first" / "ledger" / "transcript.json")
-    with pytest.raises(PrimiaError, match=r"holds 6 lines, but not those .* rolled back"):
+    with pytest.raises(PrimiaError, match=r"holds 15 lines, but not those .* rolled back"):
         ledger("verify", "--transcript", transcript)
 
 

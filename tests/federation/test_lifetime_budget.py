@@ -1,6 +1,7 @@
 """What patients may spend outlives a run, another dealing and another set of hyper-parameters."""
 
 import json
+import math
 
 import pytest
 from federating import (
@@ -22,7 +23,8 @@ from primia.data.origin import write_origin
 from primia.errors import DataError, PrivacyError, SiteRefusal
 from primia.federation import messages as m
 from primia.federation.refusals import BudgetError
-from primia.privacy.accounting import Release, epsilon_of
+from primia.privacy.accounting import Release
+from primia.privacy.gaussian import gaussian_epsilon
 from primia.privacy.ledger import Ledger
 from primia.privacy.ledger_line import _seal
 
@@ -51,11 +53,15 @@ def patients(tmp_path_factory):
     return write_sites(tmp_path_factory.mktemp("patients"), origin=PATIENTS)
 
 
-def spent_by(params, releases):
-    """ε of so many rounds of `params`."""
-    noise = calibrated(params.privacy, params.federation.rounds).noise_multiplier
-    release = Release(sampling_rate=params.privacy.sampling_rate, noise_multiplier=noise, steps=releases)
-    return epsilon_of([release], delta=params.privacy.delta)
+def spent_by(params, *runs):
+    """ε of runs of `params` of so many rounds each: all sums are over everybody here, so squares of μ add up."""
+    plan = calibrated(params.privacy, params.federation.rounds)
+
+    def worse_group(rounds):
+        trained = rounds / plan.noise_multiplier**2 + 1 / plan.statistics_noise**2
+        return max(trained, rounds / plan.validation_noise**2)
+
+    return gaussian_epsilon(math.sqrt(sum(map(worse_group, runs))), delta=params.privacy.delta)
 
 
 def own(state, names=NAMES, **floors):
@@ -66,7 +72,7 @@ def own(state, names=NAMES, **floors):
 
 def test_a_second_run_ends_with_the_last_model_that_the_patients_can_afford(real, patients, tmp_path):
     params = real()
-    between = (spent_by(params, 3) + spent_by(params, 4)) / 2
+    between = (spent_by(params, 2, 1) + spent_by(params, 2, 2)) / 2
     own(tmp_path, lifetime_epsilon=between)
     first, _ = federated(params, patients, tmp_path)
     assert len(first.records) == ROUNDS and first.stopped is None
@@ -75,17 +81,18 @@ def test_a_second_run_ends_with_the_last_model_that_the_patients_can_afford(real
     assert [record.round for record in second.records] == [1]
     assert second.model.round == 1
     assert "that this hospital's patients may spend in all runs together" in second.stopped
-    assert f"{spent_by(params, 3):.3f} is spent" in second.stopped
-    assert f"{between - spent_by(params, 3):.3f} is left" in second.stopped
+    assert f"{spent_by(params, 2, 1):.3f} is spent" in second.stopped
+    assert f"{between - spent_by(params, 2, 1):.3f} is left" in second.stopped
     assert "only the hospital's owner can change that, by lifetime_epsilon in" in second.stopped
     for report in second.ledgers.values():
         assert report.epsilon == pytest.approx(spent_by(params, 1))
-        assert report.epsilon_all_runs == pytest.approx(spent_by(params, 3))
+        assert report.epsilon_all_runs == pytest.approx(spent_by(params, 2, 1))
     with pytest.raises(BudgetError, match="may spend in all runs together"):
         federated(real(privacy__learning_rate=0.2), patients, tmp_path)
     entries = Ledger(tmp_path / "ledgers" / LEDGER).entries()
-    assert len(entries) == 3 * 3 and not any(entry.synthetic for entry in entries)
-    own(tmp_path, lifetime_epsilon=spent_by(params, 5))
+    # Two rounds of the first run and one of the second, with their statistics; the third never got beyond these.
+    assert len(entries) == 3 * (5 + 3 + 1) and not any(entry.synthetic for entry in entries)
+    own(tmp_path, lifetime_epsilon=spent_by(params, 2, 1, 2))
     third, _ = federated(real(privacy__learning_rate=0.2), patients, tmp_path)
     assert len(third.records) == 2
 
@@ -115,9 +122,10 @@ def test_phantoms_are_recorded_and_never_refused(params_with, site_folders, tmp_
     for _ in range(2):
         result, _ = federated(params, site_folders, tmp_path)
         assert result.stopped is None and len(result.records) == ROUNDS
-    assert {report.epsilon_all_runs for report in result.ledgers.values()} == {spent_by(params, 4)}
+    for report in result.ledgers.values():
+        assert report.epsilon_all_runs == pytest.approx(spent_by(params, 2, 2))
     entries = Ledger(tmp_path / "ledgers" / f"{PHANTOMS.fingerprint[:16]}.jsonl").entries()
-    assert len(entries) == 12 and all(entry.synthetic for entry in entries)
+    assert len(entries) == 30 and all(entry.synthetic for entry in entries)
 
 
 def test_phantoms_before_cost_patients_nothing(real, params_with, site_folders, patients, tmp_path):
@@ -132,9 +140,13 @@ def test_only_the_lines_of_this_run_and_this_hospital_leave_it(real, patients, t
     second, _ = federated(real(privacy__learning_rate=0.1), patients, tmp_path)
     for name, report in second.ledgers.items():
         lines = [json.loads(line) for line in report.text.splitlines()]
-        assert [(line["run"], line["hospital"], line["round"]) for line in lines] == [
-            (second.plan.run, name, 1),
-            (second.plan.run, name, 2),
+        assert {(line["run"], line["hospital"]) for line in lines} == {(second.plan.run, name)}
+        assert [(line["purpose"], line["round"]) for line in lines] == [
+            ("statistics", 0),
+            ("train", 1),
+            ("validation", 1),
+            ("train", 2),
+            ("validation", 2),
         ]
         assert first.plan.run not in report.text
 

@@ -76,6 +76,8 @@ def test_two_thirds_of_the_hospitals_must_stay(params_with, hospitals, threshold
 def test_private_weights_are_equal_and_public(params_with):
     params = params_with(privacy__enabled=True)
     privacy = PrivacyPlan(
+        trust="local",
+        curious=1,
         target_epsilon=8.0,
         delta=1e-3,
         clip_norm=1.0,
@@ -83,8 +85,11 @@ def test_private_weights_are_equal_and_public(params_with):
         sampling_rate=0.25,
         site_population=20,
         expected_batch=5.0,
+        views=1,
         local_steps=1,
         learning_rate=1.0,
+        statistics_noise=20.0,
+        validation_noise=3.0,
     )
     plan = draft_plan(params, described(params), privacy=privacy)
     assert plan.weights == "equal"
@@ -93,9 +98,11 @@ def test_private_weights_are_equal_and_public(params_with):
 
 def test_the_noise_is_calibrated_to_all_steps_of_all_rounds(params_with):
     privacy = privacy_plan(params_with(privacy__enabled=True, federation__rounds=5, privacy__local_steps=2))
-    spent = epsilon_of(
-        [Release(sampling_rate=0.25, noise_multiplier=privacy.noise_multiplier, steps=2)] * 5, delta=1e-3
-    )
-    assert 0.98 * 8.0 <= spent <= 8.0 + 1e-3
+    trained = [Release(sampling_rate=0.25, noise_multiplier=privacy.noise_multiplier, steps=2)] * 5
+    statistics = Release(sampling_rate=1.0, noise_multiplier=2.0, steps=1)
+    validated = [Release(sampling_rate=1.0, noise_multiplier=privacy.validation_noise, steps=1)] * 5
+    for spent in ([statistics, *trained], validated):
+        assert 0.98 * 8.0 <= epsilon_of(spent, delta=1e-3) <= 8.0 + 1e-3
+    assert trained[0] == privacy.release("train") and statistics == privacy.release("statistics")
     assert privacy.expected_batch == 5.0
     assert privacy_plan(params_with()) is None

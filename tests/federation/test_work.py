@@ -14,6 +14,8 @@ from primia.training.objective import learning_rate_of
 
 NETWORK = {"classes": 3, "pixels": 16, "seed": 1}
 PRIVACY = PrivacyPlan(
+    trust="local",
+    curious=1,
     target_epsilon=8.0,
     delta=1e-3,
     clip_norm=1.0,
@@ -21,8 +23,11 @@ PRIVACY = PrivacyPlan(
     sampling_rate=0.5,
     site_population=20,
     expected_batch=10.0,
+    views=1,
     local_steps=6,
     learning_rate=0.5,
+    statistics_noise=20.0,
+    validation_noise=3.0,
 )
 
 

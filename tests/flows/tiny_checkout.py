@@ -16,7 +16,7 @@ TINY: dict[str, dict[str, Any]] = {
     "ingest": {"phantom": {"patients": 150, "pixels": 48, "seed": 3}},
     "preprocess": {"pixels": 32, "test_fraction": 0.3},
     "federation": {"rounds": 3},
-    "privacy": {"sampling_rate": 1.0, "site_population": 30, "delta": 0.001},
+    "privacy": {"sampling_rate": 1.0, "site_population": 30, "delta": 0.001, "statistics_noise": 2.0},
     "evaluation": {"bootstrap": 100},
     "attack": {"gallery": 16, "trials": 60},
     "encryption": {"phantom_patients": 60, "epochs": 3, "images": 2, "pixels": 16, "hidden": 16},

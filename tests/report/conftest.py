@@ -73,7 +73,12 @@ def write_federation(results):
             "clip_norm": 1.0,
             "sampling_rate": 0.25,
             "steps": 20,
-            "accountant": "PRV",
+            "trust": "local",
+            "accountant": "the larger of PRV and PLD",
+            "epsilon_by_accountant": {"prv": 7.95, "pld": 7.951, "renyi": 8.6},
+            "noise_on_the_sum": 2.45,
+            "statistics_noise": 20.0,
+            "validation_noise": 2.1,
             "per_site": {
                 "north": {"epsilon": 7.951, "steps": 20, "attempts": 20},
                 "river": {"epsilon": 7.951, "steps": 20, "attempts": 20},

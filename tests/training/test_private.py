@@ -33,9 +33,7 @@ def norm(gradient):
 
 def release(head, inputs, labels, drawn, **changes):
     arguments = {"clip_norm": 1.0, "noise_multiplier": 0.0, "expected_batch": 1.0, "noise": SeededNoise(0)} | changes
-    return private_gradient(
-        head, inputs=inputs, labels=labels, patients_drawn=[torch.as_tensor(i) for i in drawn], **arguments
-    )
+    return private_gradient(head, inputs=inputs, labels=labels, patients_drawn=torch.as_tensor(drawn), **arguments)
 
 
 def plain_gradient(head, inputs, labels, image):
@@ -168,14 +166,14 @@ def shaken(rows):
     return rows + torch.linspace(-1, 1, len(rows))[:, None]
 
 
-def test_the_views_of_a_drawn_image_are_one_patient():
+def test_the_views_of_a_drawn_patient_are_averaged_before_they_are_clipped():
     head, (inputs, labels) = linear(), data()
     views = shaken(inputs[[2, 2, 2, 7, 7, 7]])
     losses = [functional.cross_entropy(head(views[i : i + 3]), labels[[image] * 3]) for i, image in ((0, 2), (3, 7))]
     names, weights = zip(*head.named_parameters(), strict=True)
     singles = [dict(zip(names, torch.autograd.grad(loss, weights), strict=True)) for loss in losses]
     clip = sum(norm(single) for single in singles) / 2  # one is clipped, one is not
-    found = release(head, inputs, labels, (2, 7), clip_norm=clip, views=3, augment=shaken)
+    found = release(head, inputs, labels, ((2, 2, 2), (7, 7, 7)), clip_norm=clip, augment=shaken)
     for name in found:
         expected = sum(single[name] * min(1.0, clip / norm(single)) for single in singles)
         assert torch.allclose(found[name], expected, atol=1e-5 * clip)
@@ -191,9 +189,11 @@ def test_one_view_may_be_augmented_too():
 def test_training_passes_views_and_precision_on():
     (inputs, labels), patients = data(), torch.arange(12)
     head, start = linear(), linear()
-    options = {"views": 2, "augment": shaken, "precision": "bfloat16"}
-    train(head, inputs, labels, patients, sampling_rate=1.0, noise_multiplier=0.0, learning_rate=1.0, **options)
-    gradient = release(start, inputs, labels, range(12), expected_batch=6.0, **options)
+    options = {"augment": shaken, "precision": "bfloat16"}
+    train(
+        head, inputs, labels, patients, sampling_rate=1.0, noise_multiplier=0.0, learning_rate=1.0, views=2, **options
+    )
+    gradient = release(start, inputs, labels, [[i, i] for i in range(12)], expected_batch=6.0, **options)
     for (name, weight), before in zip(head.named_parameters(), start.parameters(), strict=True):
         assert torch.allclose(weight, before - gradient[name], atol=1e-6)
     assert norm(gradient) != norm(release(start, inputs, labels, range(12), expected_batch=6.0))
@@ -206,7 +206,7 @@ def test_every_patient_is_drawn_with_the_sampling_rate_on_its_own(q):
     times = dict.fromkeys(set(patients.tolist()), 0)
     sizes = []
     for _ in range(draws):
-        drawn = patients[draw_patients(index, sampling_rate=q, noise=noise)].tolist()
+        drawn = patients[draw_patients(index, sampling_rate=q, noise=noise).flatten()].tolist()
         assert len(drawn) == len(set(drawn)), "a patient enters a step once"
         sizes.append(len(drawn))
         for patient in drawn:
@@ -221,8 +221,10 @@ def test_every_patient_is_drawn_with_the_sampling_rate_on_its_own(q):
 def test_each_image_of_a_drawn_patient_is_equally_likely():
     patients = torch.tensor([1, 0, 1, 1, 0])
     index, noise = index_patients(patients), SeededNoise(4)
-    drawn = torch.cat([draw_patients(index, sampling_rate=1.0, noise=noise) for _ in range(6000)])
-    counts = torch.bincount(drawn, minlength=5).tolist()
+    drawn = torch.cat([draw_patients(index, sampling_rate=1.0, views=2, noise=noise) for _ in range(3000)])
+    assert (patients[drawn[:, 0]] == patients[drawn[:, 1]]).all(), "the views of a row are of one patient"
+    assert 0.2 < (drawn[:, 0] == drawn[:, 1]).double().mean() < 0.6, "they are drawn on their own"
+    counts = torch.bincount(drawn.flatten(), minlength=5).tolist()
     assert sum(counts[i] for i in (1, 4)) == sum(counts[i] for i in (0, 2, 3)) == 6000
     assert stats.chisquare([counts[i] for i in (0, 2, 3)]).pvalue > 1e-4
     assert stats.chisquare([counts[i] for i in (1, 4)]).pvalue > 1e-4

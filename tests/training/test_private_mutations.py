@@ -22,7 +22,7 @@ MISTAKES = {
     ),
     "noise only when somebody was drawn": (
         "if noise_multiplier > 0:",
-        "if noise_multiplier > 0 and len(indices) > 0:",
+        "if noise_multiplier > 0 and len(patients_drawn) > 0:",
         lambda: checks.test_every_step_draws_noise_for_every_weight_even_if_no_patient_came(),
     ),
     "clipping skipped": (
@@ -32,13 +32,13 @@ MISTAKES = {
     ),
     "the actual instead of the expected batch": (
         "value.div_(expected_batch)",
-        "value.div_(max(1, len(indices)))",
+        "value.div_(max(1, len(patients_drawn)))",
         lambda: checks.test_the_sum_is_divided_by_the_expected_batch_and_not_by_how_many_came(),
     ),
     "views clipped one by one": (
         _CALL,
         _CALL.replace("=views", "=1"),
-        lambda: checks.test_the_views_of_a_drawn_image_are_one_patient(),
+        lambda: checks.test_the_views_of_a_drawn_patient_are_averaged_before_they_are_clipped(),
     ),
 }
 
