@@ -146,7 +146,9 @@ def _measured(cell: Cell, params: Params, *, sites: Path, test: ImageSet, state:
         "low": judged.figures["mcc"]["low"],
         "high": judged.figures["mcc"]["high"],
         "pneumonia_auc": pneumonia_auc(judged),
-        "epsilon_spent": max((report.epsilon for report in result.ledgers.values()), default=0.0),
+        "epsilon_spent": None
+        if cell.epsilon is None
+        else max((report.epsilon for report in result.ledgers.values()), default=cell.epsilon),
         "delta": None if privacy is None else privacy.delta,
         "noise_multiplier": None if privacy is None else privacy.noise_multiplier,
         "rounds": len(result.records),

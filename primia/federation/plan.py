@@ -42,19 +42,20 @@ class PrivacyPlan(_Part):
     """
 
     trust: Literal["local", "distributed"]
-    curious: int = Field(ge=1)
+    curious: int = Field(ge=1, le=100)
     target_epsilon: float = Field(gt=0.0)
     delta: float = Field(gt=0.0, lt=1.0)
-    clip_norm: float = Field(gt=0.0)
-    noise_multiplier: float = Field(gt=0.0)
+    clip_norm: float = Field(ge=1e-6, le=1e6)
+    noise_multiplier: float = Field(gt=0.0, le=1e4)
     sampling_rate: float = Field(gt=0.0, le=1.0)
-    site_population: int = Field(ge=1)
-    expected_batch: float = Field(gt=0.0)
-    views: int = Field(ge=1)
-    local_steps: int = Field(ge=1)
-    learning_rate: float = Field(gt=0.0)
-    statistics_noise: float = Field(gt=0.0)
-    validation_noise: float = Field(gt=0.0)
+    site_population: int = Field(ge=1, le=10**9)
+    expected_batch: float = Field(gt=0.0, le=1e9)
+    views: int = Field(ge=1, le=64)
+    local_steps: int = Field(ge=1, le=10_000)
+    learning_rate: float = Field(gt=0.0, le=1e3)
+    # Far more noise than this would need more than the 53 bits that it is drawn with.
+    statistics_noise: float = Field(gt=0.0, le=1e4)
+    validation_noise: float = Field(gt=0.0, le=1e4)
 
     def release(self, purpose: Purpose) -> Release:
         """What a hospital spends on its patients when it answers once for `purpose`."""
@@ -101,6 +102,13 @@ class Plan(_Part):
         # Weights by image count would make the sensitivity of a private sum depend on the data.
         if self.weights != ("images" if self.privacy is None else "equal"):
             raise ValueError("weights are equal with differential privacy and image counts without")
+        if self.distributed:
+            assert self.privacy is not None
+            one_step = self.privacy.local_steps == 1 and self.training.proximal == 0
+            if not one_step or self.training.local_normalisation or not self.masked:
+                raise ValueError("distributed noise is for one masked step a round, without a proximal or local part")
+            if self.privacy.curious >= self.threshold:
+                raise ValueError("distributed noise needs an honest hospital in every sum")
         return self
 
     @property

@@ -18,7 +18,10 @@ COVERED = (
     "pooled mean and standard deviation of the images (training patients)",
     "validation figures of every round and the choice of the round by them (validation patients)",
 )
-UNCOVERED = ("figures on the test patients in the stages evaluate, attack and encrypt",)
+UNCOVERED = (
+    "counts of images and patients in the record of the data (data/raw/source.json)",
+    "figures on the test patients in the stages evaluate, attack and encrypt",
+)
 
 
 def write_results(folder: Path, result: FederationResult) -> None:

@@ -132,10 +132,22 @@ class Site:
         floors = self._floors or read_floors(path)
         check_plan(floors, plan, path=path)
         self._pin(plan, newcomers=floors.allow_newcomers)
-        self._work = LocalWork(plan, name=self.name, train=self._train, validation=self._validation, state=self._state)
+        work = LocalWork(plan, name=self.name, train=self._train, validation=self._validation, state=self._state)
+        if plan.distributed:
+            plan.noise_share(work.parameters)  # refused now, not after it was paid for
+        self._bind(plan)
+        self._work = work
         self._guard = Guard(floors=floors, path=path, sums=self._sums)
         self._plan, self._open = plan, None
         return m.Joined(plan=plan.digest())
+
+    def _bind(self, plan: Plan) -> None:
+        """Let a run's name stand for one plan only, since the ledger adds up by run what was dealt in one way."""
+        path = self._state / "plans.json"
+        plans = read_json(path) if path.exists() else {}
+        if not hmac.compare_digest(plans.setdefault(plan.run, plan.digest()), plan.digest()):
+            raise SiteRefusal(f"Run {plan.run} had another plan before; start a new run.")
+        write_bytes(path, json.dumps(plans, indent=2, sort_keys=True).encode(), mode=0o600)
 
     def _pin(self, plan: Plan, *, newcomers: bool) -> None:
         """Remember every hospital's identity when the first plan is seen, and refuse others later."""

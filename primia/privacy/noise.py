@@ -20,7 +20,10 @@ class NoiseSource(Protocol):
     """Draws for noise and for sampling patients."""
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """Independent standard normal values of this shape, float32."""
+        """Independent standard normal values of this shape, float64.
+
+        Whoever adds them rounds the result to a grid far coarser than float64, or the low bits tell what they hid.
+        """
 
     def uniform(self, n: int) -> Tensor:
         """(n,) independent float64 values in [0, 1)."""
@@ -44,9 +47,9 @@ class SystemNoise:
         self._process = os.getpid()
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """Independent standard normal values of this shape, float32."""
+        """Independent standard normal values of this shape, float64."""
         wanted = math.prod(shape)
-        values = np.empty(wanted, dtype=np.float32)
+        values = np.empty(wanted)
         for start in range(0, wanted, _CHUNK):
             part = values[start : start + _CHUNK]
             part[:] = self._normals(part.size)

@@ -42,7 +42,7 @@ class NoisySum:
         """`exact`, (entries,), in steps of the grid with noise on every entry, cut to ±`limit` afterwards."""
         assert exact.shape == (self.entries,) and self.noise_multiplier > 0
         # In float64: a normal value of float32 times a large deviation would leave out integers.
-        drawn = np.rint(noise.normal([self.entries]).numpy().astype(np.float64) * self.deviation)
+        drawn = np.rint(noise.normal([self.entries]).double().numpy() * self.deviation)
         released: NDArray[np.float64] = np.clip(np.rint(exact * STEPS) + drawn, -limit, limit)
         return released.astype(np.int64)
 

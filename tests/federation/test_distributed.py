@@ -1,13 +1,16 @@
 """The trust model in which only the sum over the hospitals carries the noise, with real sites in this process."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from federating import NAMES, InProcessChannel, Joined, calibrated, federated, make_sites
 
 from primia.data.image_set import load_image_set
-from primia.errors import ConfigError, FederationError, PrivacyError
+from primia.errors import ConfigError, FederationError, PrimiaError, ProtocolError
 from primia.federation.aggregate import aggregate
+from primia.federation.plan import read_plan
 from primia.federation.summed_gradients import check_gradients, gradient_change, gradient_layout, gradient_words
 from primia.federation.weights import head_vector, joined_by_name
 from primia.federation.work import LocalWork
@@ -36,7 +39,7 @@ class NoNoise:
 def params(params_with):
     def changed(**changes):
         private = {"privacy__enabled": True, "privacy__trust": "distributed", "privacy__delta": 1e-3}
-        return params_with(**private, **changes)
+        return params_with(**{**private, **changes})
 
     return changed
 
@@ -159,6 +162,30 @@ def test_what_does_not_go_with_it_is_refused(params, changes, key):
 def test_no_plan_is_made_if_nobody_would_be_honest(plan_with, params):
     private = params(privacy__curious=3)
     privacy = calibrated(private.privacy, private.federation.rounds)
-    plan = plan_with(privacy=privacy, privacy__enabled=True, privacy__trust="distributed", privacy__curious=3)
-    with pytest.raises(PrivacyError, match="curious"):
-        plan.noise_share(100)
+    with pytest.raises(ValueError, match="an honest hospital in every sum"):
+        plan_with(privacy=privacy, privacy__enabled=True, privacy__trust="distributed", privacy__curious=3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"secure_aggregation": {"scheme": "none"}},
+        {"privacy": {"local_steps": 2}},
+        {"privacy": {"validation_noise": 2.1e6}},
+        {"training": {"proximal": 0.5}},
+    ],
+)
+def test_a_hospital_reads_no_plan_whose_noise_would_not_be_what_is_accounted(plan, change):
+    told = json.loads(plan.canonical())
+    for section, values in change.items():
+        told[section].update(values)
+    with pytest.raises(ProtocolError, match="wrong or missing field"):
+        read_plan(json.dumps(told, sort_keys=True, separators=(",", ":")).encode())
+    assert read_plan(plan.canonical()) == plan
+
+
+def test_a_plan_whose_sum_may_not_fit_is_refused_before_anything_is_charged(params, site_folders, tmp_path):
+    crowded = params(privacy__site_population=900_000_000, privacy__delta=1e-12)
+    with pytest.raises(PrimiaError, match=r"needs \d+ bits and has 32"):
+        federated(crowded, site_folders, tmp_path)
+    assert not list((tmp_path / "ledgers").glob("*.jsonl"))

@@ -137,7 +137,7 @@ def test_hospitals_that_the_owner_does_not_know_are_refused(joined):
     north = joined.channel.sites["north"]
     real = joined.plan.hospitals["north"]
     ghosts = {name: real.model_copy(update={"identity": digit * 64}) for name, digit in (("g1", "1"), ("g2", "2"))}
-    plan = joined.plan.model_copy(update={"hospitals": {"north": real, **ghosts}})
+    plan = joined.plan.model_copy(update={"run": "another-run", "hospitals": {"north": real, **ghosts}})
     with pytest.raises(SiteRefusal, match=r"Hospital g1 is not in .*roster.json"):
         north.answer(m.Join(plan=plan.canonical()))
     (north._state / "floors.json").write_text('{"allow_newcomers": true}')
@@ -222,3 +222,11 @@ def test_a_private_sum_may_be_asked_anew_of_others_since_its_noise_is_fresh(site
     talk.through(talk.unmask)
     again = joined.conversation(joined.train(round=2), NAMES)
     assert all(isinstance(answer, m.Revealed) for answer in again.through(again.unmask).values())
+
+
+def test_a_runs_name_stands_for_one_plan(private):
+    other = private.plan.model_copy(update={"rounds": 7})
+    site = private.channel.sites["north"]
+    with pytest.raises(SiteRefusal, match="had another plan before; start a new run"):
+        site.answer(m.Join(plan=other.canonical()))
+    restart(private, "north")

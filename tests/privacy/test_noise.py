@@ -34,7 +34,7 @@ def test_values_are_independent_of_one_another():
 def test_noise_has_the_shape_asked_for(shape):
     noise = SystemNoise().normal(shape)
     assert noise.shape == shape
-    assert noise.dtype == torch.float32
+    assert noise.dtype == torch.float64
 
 
 def test_no_two_sources_and_no_two_draws_are_alike():

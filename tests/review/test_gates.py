@@ -22,7 +22,10 @@ GOOD = {
         "synthetic": False,
         "delta": 1e-4,
         "unit": "patient",
-        "uncovered": ["figures on the test patients in the stages evaluate, attack and encrypt"],
+        "uncovered": [
+            "counts of images and patients in the record of the data (data/raw/source.json)",
+            "figures on the test patients in the stages evaluate, attack and encrypt",
+        ],
     },
     "evaluation": {"mcc": {"value": 0.7, "low": 0.62, "high": 0.75}, "model_digest": "ab12"},
     "comparison": {"enabled": False, "uncovered": []},

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from primia.errors import PrivacyError
 from primia.models.networks import ResidualBlock, build_network
+from primia.privacy.noise import SystemNoise
 from primia.training import private
 from primia.training.private import clip_and_sum, draw_patients, index_patients, private_gradient, train_private
 
@@ -138,6 +139,18 @@ def test_a_draw_too_large_for_memory_is_taken_in_parts(monkeypatch):
     monkeypatch.setattr(private, "_ROWS_AT_A_TIME", 5)
     parts = release(head, inputs, labels, range(12))
     assert all(torch.allclose(whole[name], parts[name], atol=1e-6) for name in whole)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 7.0])
+def test_what_is_released_lies_on_a_grid_that_depends_on_the_noise_alone(sigma):
+    head, (inputs, labels) = linear(), data()
+    step = 2.0 ** (math.floor(math.log2(sigma)) - 20)
+    for drawn in ((), (0, 3, 5)):
+        found = release(head, inputs, labels, drawn, noise_multiplier=sigma, expected_batch=1.0, noise=SystemNoise())
+        steps = torch.cat([value.flatten().double() / step for value in found.values()])
+        assert torch.equal(steps, steps.round())
+        # Both even and odd multiples: the noise does not live on a coarser grid than the one it is rounded to.
+        assert 0.05 < (steps % 2).mean() < 0.95
 
 
 def test_the_head_is_left_as_it_was():

@@ -16,8 +16,8 @@ MISTAKES = {
         lambda: checks.test_every_patient_is_drawn_with_the_sampling_rate_on_its_own(0.25),
     ),
     "noise of a tenth of its width": (
-        "alpha=noise_multiplier * clip_norm",
-        "alpha=0.1 * noise_multiplier * clip_norm",
+        "deviation=noise_multiplier * clip_norm",
+        "deviation=0.1 * noise_multiplier * clip_norm",
         lambda: checks.test_an_empty_draw_is_noise_of_exactly_the_accounted_width(1.3, 1.0, 50.0),
     ),
     "noise only when somebody was drawn": (
