@@ -49,7 +49,7 @@ test: setup  ## Lint, type-check and pass all tests
 	@# The longest file first; most of it is waiting for processes.
 	@python -m pytest -m system -n 3 --dist loadfile tests/flows tests
 
-unit: setup  ## Only the quick tests (under a minute)
+unit: setup  ## Only the quick tests (about two minutes)
 	@python -m pytest -m "not system" -n 2 --dist loadfile
 
 lint: setup
