@@ -1,7 +1,7 @@
 """The privacy that a site may still spend, in a run and over all runs of its patients, and what it says about it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from primia.data.origin import Origin
@@ -9,8 +9,8 @@ from primia.federation.floors import Floors
 from primia.federation.messages import LedgerReport
 from primia.federation.plan import Plan
 from primia.federation.refusals import BudgetError
-from primia.privacy.accounting import Release
-from primia.privacy.composition import epsilon_of_run, epsilon_of_source, source_stays_within
+from primia.privacy.accounting import Release, quick_epsilon
+from primia.privacy.composition import completed, epsilon_of_run, epsilon_of_source, source_stays_within
 from primia.privacy.former_ledger import take_over
 from primia.privacy.heads import Heads
 from primia.privacy.known_sources import ledger_of
@@ -28,6 +28,24 @@ def charges_of(plan: Plan, purpose: SumPurpose) -> list[tuple[Group, Release]]:
     if plan.privacy is None:
         return []
     return [("validation" if purpose == "evaluate" else "training", plan.privacy.release(purpose))]
+
+
+def epsilon_so_far(plan: Plan, *, rounds: int, steps: Iterable[int]) -> float:
+    """ε after `rounds` rounds, by one accountant alone: for the curve that is drawn while the run goes on.
+
+    `steps` are those that each hospital charged for training; more than the plan's where a round was repeated.
+    """
+    if plan.privacy is None:
+        return 0.0
+    most = max(rounds * plan.privacy.local_steps, *steps, 0)
+    trained = [plan.privacy.release("statistics"), replace(plan.privacy.release("train"), steps=most)]
+    validated = [replace(plan.privacy.release("evaluate"), steps=rounds)]
+    return max(quick_epsilon(spent, delta=plan.privacy.delta) for spent in (trained, validated))
+
+
+def _sessions(plan: Plan) -> dict[SumPurpose, int]:
+    """How many sums of each kind a plan has."""
+    return {"statistics": 1, "train": plan.rounds, "evaluate": plan.rounds}
 
 
 @dataclass(frozen=True)
@@ -52,17 +70,18 @@ class Account:
         Raises:
             BudgetError: one more round would spend too much; nothing is charged.
         """
+        if plan.privacy is None:
+            return
         charges = charges_of(plan, purpose) + (charges_of(plan, "evaluate") if purpose == "train" else [])
         planned = [Entry(release, plan.run, self.hospital, group) for group, release in charges]
-        if planned and plan.privacy is not None:
-            entries = self.ledger.entries()
-            after = epsilon_of_run([*self._of_run(entries, plan), *planned], plan.run, delta=plan.privacy.delta)
-            if after > plan.privacy.target_epsilon + _SLACK:
-                raise BudgetError(
-                    f"one more round would spend epsilon {after:.3f} of {plan.privacy.target_epsilon:g} at this "
-                    "hospital."
-                )
-            self._check_lifetime(self._alike(entries), planned, floors=floors, path=path)
+        entries, whole = self.ledger.entries(), self._whole(plan)
+        target, delta = plan.privacy.target_epsilon, plan.privacy.delta
+        after = [*self._of_run(entries, plan), *planned]
+        if epsilon_of_run(completed(after, whole), plan.run, delta=delta) > target + _SLACK:
+            spent = epsilon_of_run(after, plan.run, delta=delta)
+            if spent > target + _SLACK:
+                raise BudgetError(f"one more round would spend epsilon {spent:.3f} of {target:g} at this hospital.")
+        self._check_lifetime(self._alike(entries), planned, whole=whole, floors=floors, path=path)
 
     def charge(self, plan: Plan, session: Session, *, floors: Floors, path: Path) -> None:
         """Write the releases of `session` down, before any noise is drawn: what is interrupted counts as spent.
@@ -86,26 +105,35 @@ class Account:
             )
             self.heads.keep(self.ledger, head)
         if charges:
-            self._check_lifetime(self._alike(self.ledger.entries()), [], floors=floors, path=path)
+            self._check_lifetime(
+                self._alike(self.ledger.entries()), [], whole=self._whole(plan), floors=floors, path=path
+            )
 
     def report(self, plan: Plan, *, text: bool) -> LedgerReport:
-        """What was spent on `plan`'s run, and with `text` on all runs, with this run's lines."""
+        """What was charged to `plan`'s run; with `text` also what that adds up to, and this run's lines."""
         if plan.privacy is None:
-            return LedgerReport(epsilon=0.0, steps=0, attempts=0)
+            return LedgerReport(steps=0, attempts=0)
         entries, delta = self.ledger.entries(), plan.privacy.delta
         mine = self._of_run(entries, plan)
         trained = [entry.release.steps for entry in mine if entry.purpose == "train"]
-        said = LedgerReport(
-            epsilon=epsilon_of_run(mine, plan.run, delta=delta), steps=sum(trained), attempts=len(trained)
-        )
+        charged = LedgerReport(steps=sum(trained), attempts=len(trained))
         if not text:
-            return said
-        return said.model_copy(
+            return charged
+        return charged.model_copy(
             update={
+                "epsilon": epsilon_of_run(mine, plan.run, delta=delta),
                 "epsilon_all_runs": epsilon_of_source(self._alike(entries), delta=delta),
                 "text": self.ledger.lines(run=plan.run, hospital=self.hospital),
             }
         )
+
+    def _whole(self, plan: Plan) -> list[Entry]:
+        """What this hospital will have released when the plan went through without a repetition."""
+        return [
+            Entry(replace(release, steps=times * release.steps), plan.run, self.hospital, group)
+            for purpose, times in _sessions(plan).items()
+            for group, release in charges_of(plan, purpose)
+        ]
 
     def _of_run(self, entries: Sequence[Entry], plan: Plan) -> list[Entry]:
         """This hospital's entries in the run, and those of which nobody knows whose they are."""
@@ -116,14 +144,17 @@ class Account:
         return [e for e in entries if e.run is None or e.synthetic == self.synthetic]
 
     def _check_lifetime(
-        self, entries: Sequence[Entry], planned: Sequence[Entry], *, floors: Floors, path: Path
+        self, entries: Sequence[Entry], planned: Sequence[Entry], *, whole: Sequence[Entry], floors: Floors, path: Path
     ) -> None:
         limit, delta = floors.lifetime_epsilon, floors.lifetime_delta
-        if self.synthetic or source_stays_within([*entries, *planned], limit + _SLACK, delta=delta):
+        after = [*entries, *planned]
+        if self.synthetic or any(
+            source_stays_within(upper, limit + _SLACK, delta=delta) for upper in (completed(after, whole), after)
+        ):
             return
         spent = epsilon_of_source(entries, delta=delta)
         raise BudgetError(
-            f"one more round would spend epsilon {epsilon_of_source([*entries, *planned], delta=delta):.3f} of the "
+            f"one more round would spend epsilon {epsilon_of_source(after, delta=delta):.3f} of the "
             f"{limit:g} (at delta {delta:g}) that this hospital's patients may spend in all runs together; "
             f"{spent:.3f} is spent, {max(limit - spent, 0.0):.3f} is left, and only the hospital's owner can change "
             f"that, by lifetime_epsilon in {path}."

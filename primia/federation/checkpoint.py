@@ -28,9 +28,9 @@ from primia.secagg.session import Purpose, Session
 class RoundRecord:
     """One round that was trained and validated, also if it was undone: pooled validation figures, and its cost.
 
-    `epsilon` is the largest over the sites and their groups of patients, of this run so far, 0 without differential
-    privacy, with which there is no `validation_loss`; `clipped_fraction` is that of all weight changes;
-    `bytes_up_per_site` is the mean over the `participants` of the training.
+    `epsilon` is that of this run so far by the quick accountant, for a curve; 0 without differential privacy, with
+    which there is no `validation_loss`. `clipped_fraction` is that of all weight changes; `bytes_up_per_site` is the
+    mean over the `participants` of the training.
     """
 
     round: int

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from primia.errors import FederationError
 from primia.federation import messages as m
+from primia.federation.budget import epsilon_so_far
 from primia.federation.channel import Channel
 from primia.federation.checkpoint import GlobalModel, Progress, RoundRecord, RunFolder, Trained
 from primia.federation.cohort import Cohort, Tally
@@ -235,13 +236,12 @@ class Coordinator:
         tally = self._cohort.sum("evaluate", round, request, evaluate_layout(plan))
         check_validation(plan, tally.totals, sites=len(tally.survivors))
         figures, ledgers = validation(tally.totals), self._cohort.ledgers(text=False)
-        earlier = progress.records[-1].epsilon if progress.records else 0.0
         record = RoundRecord(
             round=round,
             validation_mcc=figures.mcc,
             validation_accuracy=figures.accuracy,
             validation_loss=figures.loss,
-            epsilon=max((earlier, *(report.epsilon for report in ledgers.values()))),
+            epsilon=epsilon_so_far(plan, rounds=round, steps=[report.steps for report in ledgers.values()]),
             clipped_fraction=latest.clipped_fraction,
             seconds=time.monotonic() - started + latest.seconds,
             bytes_up_per_site=(self._channel.bytes_received() - before + latest.bytes_up) // len(latest.participants),

@@ -235,15 +235,15 @@ class Revealed(Message):
 
 
 class LedgerReport(Message):
-    """Privacy spent per patient at one site on this run: epsilon, steps, and releases charged (repetitions included).
+    """Privacy spent per patient at one site on this run: training steps and attempts charged, repetitions included.
 
-    The last two fields, epsilon of all runs of the source so far and the ledger's lines of this run, are sent when the
-    text is asked for. They hold no patient data. Phantoms and patients are never counted together.
+    The other fields, epsilon of this run, epsilon of all runs of the source so far and the ledger's lines of this run,
+    are sent when the text is asked for. They hold no patient data. Phantoms and patients are never counted together.
     """
 
-    epsilon: Annotated[Finite, Field(ge=0.0)]
     steps: Annotated[int, Field(ge=0)]
     attempts: Annotated[int, Field(ge=0)]
+    epsilon: Annotated[Finite, Field(ge=0.0)] = 0.0
     epsilon_all_runs: Annotated[Finite, Field(ge=0.0)] = 0.0
     text: Annotated[str, Field(max_length=MAX_LEDGER_CHARACTERS)] = ""
 

@@ -56,6 +56,21 @@ def epsilon_of(releases: Iterable[Release], *, delta: float) -> float:
     return _exact(merged, delta=delta) if _gaussian(merged) else _accounts(merged, delta=delta).reported
 
 
+def quick_epsilon(releases: Iterable[Release], *, delta: float) -> float:
+    """Upper bound of ε within a hundredth of `epsilon_of`'s, by one accountant and in a tenth of the time.
+
+    Raises:
+        PrivacyError: `delta` is not in (0, 1).
+    """
+    merged = _merged(releases, delta)
+    if not merged:
+        return 0.0
+    if _gaussian(merged):
+        return _exact(merged, delta=delta)
+    pld = pld_epsilon(merged, delta=delta) if delta >= _SMALLEST_DELTA and not _discrete(merged) else None
+    return _renyi(merged, delta=delta) if pld is None else pld
+
+
 def renyi_epsilon(releases: Iterable[Release], *, delta: float) -> float:
     """Upper bound of ε at `delta` by Rényi differential privacy; 0 without releases.
 
@@ -146,7 +161,7 @@ def noise_multiplier_for(
         return [*others, replace(shape, noise_multiplier=sigma)]
 
     def excess(log_sigma: float, aim: float) -> float:
-        return math.log(max(_quick(composed(math.exp(log_sigma)), delta=delta), 1e-12) / aim)
+        return math.log(max(quick_epsilon(composed(math.exp(log_sigma)), delta=delta), 1e-12) / aim)
 
     aim = 0.995 * target_epsilon
     # Close to the central limit (Bu et al. 2020): many subsampled steps are one Gaussian mechanism of this μ.
@@ -209,13 +224,3 @@ def _exact(merged: Sequence[Release], *, delta: float) -> float:
 
 def _renyi(merged: Sequence[Release], *, delta: float) -> float:
     return discrete_epsilon(merged, delta=delta) if _discrete(merged) else renyi_bound(merged, delta=delta)
-
-
-def _quick(releases: Iterable[Release], *, delta: float) -> float:
-    """ε within a hundredth of `epsilon_of`'s, in much less time."""
-    merged = merge(releases)
-    if _gaussian(merged):
-        return _exact(merged, delta=delta)
-    quick = delta >= _SMALLEST_DELTA and not _discrete(merged)
-    pld = pld_epsilon(merged, delta=delta) if quick else None
-    return _renyi(merged, delta=delta) if pld is None else pld

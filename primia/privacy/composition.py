@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, replace
 
 from primia.privacy.accounting import Release, epsilon_of
-from primia.privacy.ledger_line import Entry
+from primia.privacy.ledger_line import Entry, Group
 
 # More ways than these are taken for one that holds the most of each kind: still an upper bound, but no longer tight.
 _MOST_WAYS = 8
@@ -31,6 +31,21 @@ def epsilon_of_run(entries: Iterable[Entry], run: str, *, delta: float) -> float
     """
     unknown, runs = _by_run(entries)
     return max(_epsilon(_releases(unknown + place), delta) for place in runs.get(run, [_Steps()]))
+
+
+def completed(entries: Sequence[Entry], foreseen: Iterable[Entry]) -> list[Entry]:
+    """`entries` with what is missing of those `foreseen`: an upper bound that stays the same while a plan is followed.
+
+    Whoever finds it within a budget need not ask the accountant again after each step of the plan.
+    """
+    spent: dict[tuple[str | None, str, Group], _Steps] = {}
+    for entry in entries:
+        spent.setdefault((entry.run, entry.hospital, entry.group), _Steps()).update(_steps(entry))
+    missing = []
+    for entry in foreseen:
+        left = _steps(entry) - spent.get((entry.run, entry.hospital, entry.group), _Steps())
+        missing += [replace(entry, release=replace(kind, steps=steps)) for kind, steps in left.items()]
+    return [*entries, *missing]
 
 
 def epsilon_of_source(entries: Iterable[Entry], *, delta: float) -> float:
@@ -51,8 +66,12 @@ def _by_run(entries: Iterable[Entry]) -> tuple[_Steps, dict[str, list[_Steps]]]:
         steps = unknown
         if entry.run is not None:
             steps = runs.setdefault(entry.run, {}).setdefault((entry.hospital, entry.group), _Steps())
-        steps[replace(entry.release, steps=1)] += entry.release.steps
+        steps.update(_steps(entry))
     return unknown, {run: _undominated(places.values()) for run, places in runs.items()}
+
+
+def _steps(entry: Entry) -> _Steps:
+    return _Steps({replace(entry.release, steps=1): entry.release.steps})
 
 
 def _ways(entries: Iterable[Entry]) -> list[_Steps]:

@@ -62,7 +62,7 @@ RESPONSES = [
     m.MaskedInput(session=SESSION, vector=bytes(12)),
     m.Signed(session=SESSION, signature=bytes(64)),
     m.Revealed(session=SESSION, shares={"river": bytes(33)}),
-    m.LedgerReport(epsilon=1.5, epsilon_all_runs=2.5, steps=4, attempts=2, text="{}\n"),
+    m.LedgerReport(steps=4, attempts=2, epsilon=1.5, epsilon_all_runs=2.5, text="{}\n"),
     m.Refusal(kind="budget", reason="spent"),
     m.Refusal(kind="cohort", reason="other company", cohort=("north", "river")),
 ]

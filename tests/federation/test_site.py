@@ -209,7 +209,7 @@ def test_the_budget_of_a_run_is_never_exceeded(private):
     for attempt in (1, 2):  # the plan is calibrated to two releases
         talk = private.conversation(private.train(attempt=attempt))
         talk.through(talk.answer)
-    assert private.channel.sites["north"].answer(m.ReadLedger(text=False)).epsilon <= 8.0 + 1e-3
+    assert private.channel.sites["north"].answer(m.ReadLedger(text=True)).epsilon <= 8.0 + 1e-3
     with pytest.raises(BudgetError, match="one more round would spend epsilon"):
         private.channel.sites["north"].answer(m.AdvertiseKeys(session=private.session("train", attempt=3)))
 

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 
 from primia.privacy import composition
 from primia.privacy.accounting import Release, epsilon_of
-from primia.privacy.composition import epsilon_of_run, epsilon_of_source, source_stays_within
+from primia.privacy.composition import completed, epsilon_of_run, epsilon_of_source, source_stays_within
 from primia.privacy.ledger_line import Entry
 
 DELTA = 1e-4
@@ -102,3 +103,23 @@ def test_too_many_ways_to_follow_give_an_upper_bound():
     entries = [entry(release, str(run), group=group) for run in range(10) for group, release in places]
     assert len(composition._ways(entries)) <= 8
     assert epsilon_of_source(entries, delta=DELTA) >= eps(Release(1.0, 3.0, 10))
+
+
+PLAN = [entry(Release(1.0, 5.0, 1)), entry(Release(0.5, 2.0, 6)), entry(Release(1.0, 8.0, 3), group="validation")]
+
+
+@given(done=st.lists(st.integers(0, 3), min_size=3, max_size=3))
+def test_what_is_foreseen_adds_up_to_the_same_at_every_point_of_a_plan(done):
+    spent = [entry(replace(e.release, steps=n), group=e.group) for e, n in zip(PLAN, done, strict=True) if n]
+    whole = completed(spent, PLAN)
+    assert whole[: len(spent)] == spent
+    if done[0] <= 1:
+        assert epsilon_of_run(whole, "a", delta=DELTA) == epsilon_of_run(PLAN, "a", delta=DELTA)
+    else:  # repeated more often than was foreseen: that counts, too
+        assert epsilon_of_run(whole, "a", delta=DELTA) > epsilon_of_run(PLAN, "a", delta=DELTA)
+
+
+def test_what_another_hospital_run_or_group_released_completes_nothing():
+    for other in ({"hospital": "hill"}, {"run": "b"}, {"group": "validation"}):
+        whole = completed([entry(TRAIN, **other)], [entry(TRAIN)])
+        assert whole == [entry(TRAIN, **other), entry(TRAIN)]
