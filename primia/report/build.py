@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from primia import files
-from primia.errors import DataError
+from primia.errors import ConfigError, DataError
 from primia.report import plots
 from primia.report.card import render_card
 from primia.review.gates import FILES, collect_facts
@@ -38,6 +38,8 @@ def build_report(root: Path, *, template: Path, target: Path) -> None:
         DataError: a result file is missing, broken, or lacks a figure.
         ConfigError: the template or params.yaml is missing or broken.
     """
+    if not template.exists():
+        raise ConfigError(f"{template} is missing; restore it from git.")
     facts = collect_facts(root)
     for section, path in FILES.items():
         _require(section in facts, root / path)

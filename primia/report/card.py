@@ -22,7 +22,7 @@ def render_card(template: Path, *, facts: Mapping[str, Any], plots: Collection[s
         plots: names of the pictures there are.
 
     Raises:
-        ConfigError: the template is missing or broken.
+        ConfigError: the template is broken.
         DataError: the template asks for a figure that the results lack.
     """
     from jinja2 import Environment, StrictUndefined, TemplateSyntaxError, UndefinedError
@@ -35,8 +35,6 @@ def render_card(template: Path, *, facts: Mapping[str, Any], plots: Collection[s
         environment.filters[fill.__name__.removeprefix("_")] = _of_what_is_there(fill)
     try:
         return environment.from_string(template.read_text()).render(**facts, plots=plots)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{template} is missing; restore it from git.") from error
     except TemplateSyntaxError as error:
         raise ConfigError(f"{template}, line {error.lineno}: {error.message}; mend that line.") from error
     except UndefinedError as error:

@@ -28,13 +28,13 @@ def test_every_network_suits_per_sample_gradients_and_answers_with_a_logit_per_c
 
 @pytest.mark.parametrize("architecture", LEARNED)
 def test_with_weight_standardisation_every_convolution_has_it_and_samples_stay_apart(architecture):
-    network = build_network(architecture, classes=3, pixels=64, seed=1, weight_standardisation=True)
-    plain = build_network(architecture, classes=3, pixels=64, seed=1)
+    network = build_network(architecture, classes=3, pixels=32, seed=1, weight_standardisation=True)
+    plain = build_network(architecture, classes=3, pixels=32, seed=1)
     kinds = {type(module) for module in network.modules() if isinstance(module, torch.nn.Conv2d)}
     assert kinds == {StandardisedConv2d}
     assert ModuleValidator.validate(network, strict=False) == []
     assert torch.equal(flat(network), flat(plain)), "the same weights are drawn"
-    images = torch.randn(3, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     logits = network(images)
     assert torch.isfinite(logits).all()
     assert torch.allclose(network(images[1:2]), logits[1:2], atol=1e-5)

@@ -92,7 +92,7 @@ def test_the_bound_is_never_below_the_gaussian_and_not_far_above_it():
 
 
 @given(rate=st.floats(0.01, 1.0), noise=st.floats(0.8, 20.0), steps=st.integers(1, 500), more=st.floats(1.01, 4.0))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 def test_more_noise_costs_less_and_more_steps_cost_more(rate, noise, steps, more):
     def cost(noise, steps):
         return epsilon_of([Release(rate, noise, steps, discrete=True)], delta=1e-5)

@@ -39,25 +39,20 @@ def test_the_same_files_give_the_same_bytes(release_root, built_report):
     assert sha256_of_folder(release_root / "again") == sha256_of_folder(built_report)
 
 
-def test_without_differential_privacy_there_is_no_plot_of_it(release_root):
+def test_without_differential_privacy_or_a_comparison_the_report_is_silent_about_them(release_root):
     results = release_root / "results"
     privacy = read_json(results / "federation/privacy.json")
     write_json(results / "federation/privacy.json", privacy | {"enabled": False, "epsilon": None, "per_site": {}})
     attack = read_json(results / "attack/attack.json")
     write_json(results / "attack/attack.json", attack | {"attacks": [a | {"bound": None} for a in attack["attacks"]]})
     (results / "attack/retrieval.csv").write_text("noise_multiplier,rate,low,high,bound\n")
-    build_report(release_root, template=TEMPLATE, target=results / "report")
-    assert {path.stem for path in (results / "report/plots").glob("*.png")} == PLOTS - {"epsilon", "retrieval"}
-    card = (results / "report/model_card.md").read_text()
-    assert "plots/epsilon.png" not in card and "plots/retrieval.png" not in card
-
-
-def test_without_a_comparison_the_report_is_silent_about_it(release_root):
-    results = release_root / "results"
     write_skipped(results / "comparison")
     build_report(release_root, template=TEMPLATE, target=results / "report")
-    assert {path.stem for path in (results / "report/plots").glob("*.png")} == PLOTS - {"comparison"}
-    assert "federation and privacy cost" not in (results / "report/model_card.md").read_text()
+    absent = {"epsilon", "retrieval", "comparison"}
+    assert {path.stem for path in (results / "report/plots").glob("*.png")} == PLOTS - absent
+    card = (results / "report/model_card.md").read_text()
+    assert not any(f"plots/{name}.png" in card for name in absent)
+    assert "federation and privacy cost" not in card
 
 
 @pytest.mark.parametrize(

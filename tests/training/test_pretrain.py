@@ -15,7 +15,7 @@ PIXELS = 32
 def settings(**changes):
     basis = {
         "pretrain": "phantom",
-        "pretrain_patients": 60,
+        "pretrain_patients": 30,
         "learning_rate": 0.01,
         "pretrain_learning_rate": 1e-3,
         "threads": 1,
@@ -50,7 +50,7 @@ def test_equal_settings_give_equal_bits_and_the_seed_length_and_size_change_them
     torch.manual_seed(17)
     changed = [
         initial(Model(architecture="scattering", seed=2)),
-        initial(pretrain_patients=61),
+        initial(pretrain_patients=31),
         initial(pretrain_epochs=6),
     ]
     assert digest(initial()) == digest(pretrained)
@@ -59,7 +59,7 @@ def test_equal_settings_give_equal_bits_and_the_seed_length_and_size_change_them
 
 
 def test_it_tells_phantoms_apart_that_it_has_never_seen():
-    images, labels = labelled_phantoms(patients=90, pixels=PIXELS, hospitals=("north", "hill"), seed=5)
+    images, labels = labelled_phantoms(patients=60, pixels=PIXELS, hospitals=("north", "hill"), seed=5)
     values = (images.float() - images.float().mean()) / images.float().std()
     network = initial(pretrain_patients=150)
     with torch.no_grad():
@@ -80,4 +80,4 @@ def test_pretraining_that_diverges_is_refused_with_the_way_out():
     with pytest.raises(
         ConfigError, match=r"diverged at training.pretrain_learning_rate 100.*training.pretrain to none"
     ):
-        initial(Model(architecture="convnet"), pretrain_learning_rate=100.0, weight_decay=1.0, pretrain_epochs=30)
+        initial(Model(architecture="convnet"), pretrain_learning_rate=100.0, weight_decay=1.0, pretrain_epochs=6)
