@@ -41,7 +41,6 @@ def real(params_with):
             "ingest__folder": "mine",
             "preprocess__dealing": "iid",
             "privacy__enabled": True,
-            "privacy__sampling_rate": 1.0,  # the accountant's answer is a formula then, and quick
             "federation__rounds": ROUNDS,
             **changes,
         }

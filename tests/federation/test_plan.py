@@ -97,7 +97,9 @@ def test_private_weights_are_equal_and_public(params_with):
 
 
 def test_the_noise_is_calibrated_to_all_steps_of_all_rounds(params_with):
-    privacy = privacy_plan(params_with(privacy__enabled=True, federation__rounds=5, privacy__local_steps=2))
+    privacy = privacy_plan(
+        params_with(privacy__enabled=True, privacy__sampling_rate=0.25, privacy__local_steps=2, federation__rounds=5)
+    )
     trained = [Release(sampling_rate=0.25, noise_multiplier=privacy.noise_multiplier, steps=2)] * 5
     statistics = Release(sampling_rate=1.0, noise_multiplier=2.0, steps=1)
     validated = [Release(sampling_rate=1.0, noise_multiplier=privacy.validation_noise, steps=1)] * 5

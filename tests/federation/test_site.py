@@ -192,7 +192,7 @@ def test_a_private_answer_is_charged_even_if_nobody_ever_unmasks_it(private):
     report = private.channel.sites["north"].answer(m.ReadLedger(text=True))
     assert (report.steps, report.attempts) == (1, 1)
     noise = private.plan.privacy.noise_multiplier
-    spent = epsilon_of([Release(sampling_rate=0.25, noise_multiplier=noise, steps=1)], delta=1e-3)
+    spent = epsilon_of([Release(sampling_rate=1.0, noise_multiplier=noise, steps=1)], delta=1e-3)
     assert report.epsilon == pytest.approx(spent, rel=1e-3)
     assert private.plan.run in report.text
 

@@ -105,7 +105,7 @@ def test_too_many_ways_to_follow_give_an_upper_bound():
     assert epsilon_of_source(entries, delta=DELTA) >= eps(Release(1.0, 3.0, 10))
 
 
-PLAN = [entry(Release(1.0, 5.0, 1)), entry(Release(0.5, 2.0, 6)), entry(Release(1.0, 8.0, 3), group="validation")]
+PLAN = [entry(Release(1.0, 5.0, 1)), entry(Release(1.0, 2.0, 6)), entry(Release(1.0, 8.0, 3), group="validation")]
 
 
 @given(done=st.lists(st.integers(0, 3), min_size=3, max_size=3))
