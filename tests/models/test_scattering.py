@@ -26,11 +26,17 @@ def a_wavelet(size: int, j: int, angle: int) -> np.ndarray:
     return wave - bell * wave.sum() / bell.sum()
 
 
+@functools.cache
+def offsets(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns from each pixel to each other one, around the edges."""
+    row, column = (index.ravel() for index in np.indices((size, size)))
+    return (row[:, None] - row) % size, (column[:, None] - column) % size
+
+
 def convolve(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Circular convolution of each of the maps (n, size, size) as the sum it is, every pair of pixels."""
     size = len(kernel)
-    row, column = (index.ravel() for index in np.indices((size, size)))
-    weights = kernel[(row[:, None] - row) % size, (column[:, None] - column) % size]
+    weights = kernel[offsets(size)]
     return (maps.reshape(len(maps), -1) @ weights.T).reshape(-1, size, size)
 
 

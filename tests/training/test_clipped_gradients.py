@@ -60,7 +60,7 @@ def convolutional(**changes):
 
 
 HEADS = {
-    "resnet18": (lambda: build_network("resnet18", classes=3, pixels=32, seed=0).head, (3, 1, 32, 32)),
+    "resnet18": (lambda: build_network("resnet18", classes=3, pixels=32, seed=0).head, (2, 1, 32, 32)),
     "convnet": (lambda: build_network("convnet", classes=3, pixels=32, seed=0).head, (5, 1, 32, 32)),
     "scattering": (lambda: build_network("scattering", classes=3, pixels=32, seed=0).head, (5, 217, 4, 4)),
     "every option": (convolutional, (5, 1, 12, 12)),
