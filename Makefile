@@ -21,6 +21,9 @@ export XDG_CACHE_HOME := $(STATE)/cache
 export XDG_CONFIG_HOME := $(STATE)/config
 export MPLCONFIGDIR := $(STATE)/cache/matplotlib
 
+# A file's tests share a process and what it has built, and files start in the order that tests/conftest.py gives.
+SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder
+
 # An activated shell gets the same.
 KEPT_HERE := PREFECT_HOME DVC_SITE_CACHE_DIR DVC_GLOBAL_CONFIG_DIR DVC_SYSTEM_CONFIG_DIR DVC_NO_ANALYTICS \
 	MLFLOW_TRACKING_URI MLFLOW_DISABLE_TELEMETRY DO_NOT_TRACK MPLCONFIGDIR
@@ -44,13 +47,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 run: setup  ## Run the whole pipeline (PROFILE=name and DATA=folder for your own images)
 	@python -m flows.pipeline $(if $(PROFILE),--profile $(PROFILE)) $(if $(DATA),--data "$(DATA)")
 
-test: setup  ## Lint, type-check and pass all tests
-	@$(MAKE) --no-print-directory lint unit
-	@# The longest file first; most of it is waiting for processes.
-	@python -m pytest -m system -n 3 --dist loadfile tests/flows tests
+test: setup lint  ## Lint, type-check and pass all tests
+	@python -m pytest $(SIDE_BY_SIDE) -n 3
 
-unit: setup  ## Only the quick tests (about two minutes)
-	@python -m pytest -m "not system" -n 2 --dist loadfile
+unit: setup  ## Only the quick tests (about a minute)
+	@python -m pytest $(SIDE_BY_SIDE) -n 2 -m "not system"
 
 lint: setup
 	@ruff check . && ruff format --check . && mypy
