@@ -3,9 +3,9 @@
     python -m benchmarks.utility --data /path/to/folder
 
 Three hospitals, three classes, the publisher's test set. Every cell is a whole federation of its own with ledgers of
-its own, then one look at the test patients. Settings are those of SETTINGS, which were chosen on training patients
-held out for validation; nothing is chosen here. Writes `--out` (docs/results/xray.json) after every cell, and the plot
-beside it; cells that are in the file with the same parameters are not run again, so a killed benchmark goes on.
+its own, then one look at the test patients. Nothing is chosen here: docs/results.md says how SETTINGS came about.
+Writes `--out` (docs/results/xray.json) after every cell, and the plot beside it; cells that are in the file with the
+same parameters are not run again, so a killed benchmark goes on.
 
 Each cell of the file has its parameters and their digest; `mcc`, `accuracy`, `auc` and `pneumonia_auc` (pneumonia
 against normal); `low` and `high`, the 95 % bootstrap over test patients of the MCC; ε as the ledgers tell it, δ and the
@@ -44,7 +44,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "scattering": {
         "training": {"learning_rate": 1e-4, "schedule": "cosine"},
         "federation": {"rounds": 30, "average": 0.0},
-        "privacy": {"sampling_rate": 1.0, "local_steps": 1, "clip_norm": 20.0, "learning_rate": 0.01},
+        "privacy": {"sampling_rate": 1.0, "local_steps": 1, "views": 4, "clip_norm": 20.0, "learning_rate": 0.01},
     },
     "resnet9": {
         "model": {"weight_standardisation": True},
