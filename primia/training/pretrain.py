@@ -1,9 +1,11 @@
 """The weights that round 1 starts from: drawn from a seed, or taught on phantoms, which costs no privacy."""
 
+import functools
 import hashlib
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from primia.config import Model, Training
 from primia.data.phantom import PHANTOM_CLASSES
@@ -35,19 +37,26 @@ def initial_network(model: Model, training: Training, *, classes: Sequence[str],
     Raises:
         ConfigError: the network cannot take images of this size, or pretraining diverges.
     """
-    network = build_network(
+    network = _drawn(model, classes=len(classes), pixels=pixels)
+    if training.pretrain == "phantom":
+        network.head.load_state_dict(_taught(model, training, tuple(classes), pixels))
+    return network
+
+
+def _drawn(model: Model, *, classes: int, pixels: int) -> Classifier:
+    return build_network(
         model.architecture,
-        classes=len(classes),
+        classes=classes,
         pixels=pixels,
         seed=model.seed,
         weight_standardisation=model.weight_standardisation,
     )
-    if training.pretrain == "phantom":
-        _pretrain(network, training, classes=classes, pixels=pixels, seed=_seed_of(model.seed))
-    return network
 
 
-def _pretrain(network: Classifier, training: Training, *, classes: Sequence[str], pixels: int, seed: int) -> None:
+@functools.lru_cache(maxsize=4)  # a comparison starts many runs from the same network
+def _taught(model: Model, training: Training, classes: tuple[str, ...], pixels: int) -> dict[str, Tensor]:
+    """Weights of the head after pretraining; not to be changed."""
+    network, seed = _drawn(model, classes=len(classes), pixels=pixels), _seed_of(model.seed)
     images, shown = labelled_phantoms(
         patients=training.pretrain_patients, pixels=pixels, hospitals=_SCANNERS, seed=seed
     )
@@ -79,6 +88,7 @@ def _pretrain(network: Classifier, training: Training, *, classes: Sequence[str]
             f"Pretraining on phantoms diverged at training.pretrain_learning_rate {training.pretrain_learning_rate}; "
             "lower it, or set training.pretrain to none."
         )
+    return network.head.state_dict()
 
 
 def _seed_of(seed: int) -> int:
