@@ -147,6 +147,7 @@ class Federation(_Section):
 
     rounds: int = Field(ge=1, le=10_000)
     average: Fraction = 0.0
+    release: Literal["last", "best"] = "last"
     server: Server = Server()
     patience: int | None = Field(default=None, ge=1, le=10_000)
     rollback_margin: float | None = Field(default=None, gt=0.0, le=2.0)

@@ -29,7 +29,7 @@ def train_in_one_place(
     validation: ImageSet,
     on_round: Callable[[int], None] = lambda _: None,
 ) -> ReleasedModel:
-    """Train as a hospital does in its rounds, and release the round with the best validation MCC.
+    """Train as a hospital does in its rounds, and release the round that a federation would.
 
     The running average of models, the early stop and the choice of the round are those of the federation; the change
     of a round is taken as it is. No differential privacy: the model is for comparison only.
@@ -53,7 +53,8 @@ def train_in_one_place(
     work = LocalWork(plan, name=name, train=train, validation=validation)
     statistics = _statistics(plan, name, train)
     model = head_vector(network.head)
-    average, best, best_round, best_mcc = model.astype(np.float64), model, 0, -2.0
+    average, released, released_round = model.astype(np.float64), model, 0
+    best_round, best_mcc = 0, -2.0
     for round in range(1, plan.rounds + 1):
         result = work.train(
             model,
@@ -66,14 +67,16 @@ def train_in_one_place(
         model = (model.astype(np.float64) + result.delta).astype(np.float32)
         kept = plan.average if round > 1 else 0.0
         average = kept * average + (1 - kept) * model.astype(np.float64)
-        released = average.astype(np.float32)
-        mcc = _validation_mcc(plan, work, released, validation, statistics=statistics)
+        validated = average.astype(np.float32)
+        mcc = _validation_mcc(plan, work, validated, validation, statistics=statistics)
         on_round(round)
+        if mcc > best_mcc or plan.release == "last":
+            released, released_round = validated, round
         if mcc > best_mcc:
-            best, best_round, best_mcc = released, round, mcc
-        elif params.federation.patience is not None and round - best_round >= params.federation.patience:
+            best_round, best_mcc = round, mcc
+        elif plan.patience is not None and round - best_round >= plan.patience:
             break
-    load_head(network.head, best)
+    load_head(network.head, released)
     network.eval()
     return ReleasedModel(
         network=network,
@@ -83,7 +86,7 @@ def train_in_one_place(
         pixels=plan.pixels,
         mean=statistics.mean,
         std=statistics.std,
-        round=best_round,
+        round=released_round,
     )
 
 

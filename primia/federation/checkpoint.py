@@ -70,15 +70,16 @@ class Trained:
 class Progress:
     """A run after `trained` rounds of training and `len(records)` rounds of validation.
 
-    `best` holds the released weights of `best_round`, (parameters,). `before` is the model that a round started from,
-    and `latest` what is known of the round, until it is validated. `undone` counts the rounds in a row that started
-    from `model` and were rolled back; if there was one, only the hospitals in `cohort` are asked about it again.
+    `released` holds the weights to release, those of `released_round`, (parameters,). `before` is the model that a
+    round started from, and `latest` what is known of the round, until it is validated. `undone` counts the rounds in a
+    row that started from `model` and were rolled back; if there was one, only the hospitals in `cohort` are asked about
+    it again.
     """
 
     statistics: PooledStatistics
     model: GlobalModel
-    best: Floats
-    best_round: int = 0
+    released: Floats
+    released_round: int = 0
     trained: int = 0
     before: GlobalModel | None = None
     latest: Trained | None = None
@@ -108,7 +109,7 @@ class RunFolder:
             "steps": {prefix: model.server.step for prefix, model in _models(progress).items()},
             **{name: getattr(progress, name) for name in _SCALARS},
         }
-        tensors: dict[str, NDArray[Any]] = {"best": progress.best}
+        tensors: dict[str, NDArray[Any]] = {"released": progress.released}
         for prefix, model in _models(progress).items():
             tensors |= {
                 f"{prefix}.head": model.head,
@@ -132,12 +133,12 @@ class RunFolder:
             with safe_open(path, framework="numpy") as stream:
                 told = json.loads(stream.metadata()["progress"])
                 models = {prefix: _model(stream, prefix, step) for prefix, step in told["steps"].items()}
-                best = stream.get_tensor("best")
+                released = stream.get_tensor("released")
             return Progress(
                 statistics=_STATISTICS.validate_python(told["statistics"]),
                 model=models["model"],
                 before=models.get("before"),
-                best=best,
+                released=released,
                 latest=_LATEST.validate_python(told["latest"]),
                 cohort=tuple(told["cohort"]),
                 records=tuple(RoundRecord(**record) for record in told["records"]),
@@ -182,7 +183,7 @@ class RunFolder:
         (self._folder / "progress.safetensors").unlink()
 
 
-_SCALARS = ("best_round", "trained", "undone")
+_SCALARS = ("released_round", "trained", "undone")
 _STATISTICS = TypeAdapter(PooledStatistics)
 _LATEST: TypeAdapter[Trained | None] = TypeAdapter(Trained | None)
 

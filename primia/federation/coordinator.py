@@ -41,8 +41,9 @@ log = logging.getLogger(__name__)
 class FederationResult:
     """A finished run.
 
-    `model` is the released model of the round with the best pooled validation MCC; `digest` is the SHA-256 of the
-    global weights after the last round; `stopped` says why the run ended before its last round, or is None.
+    `model` is that of the round which the plan releases, the last or the best by validation MCC. `digest` is the
+    SHA-256 of the global weights after the last round; `stopped` says why the run ended before its last round, or is
+    None.
     `ledgers` are the sites' own words about the privacy they spent; one that could not be reached has none.
     `sessions` tells of every sum, also of those that failed; `transcript` is the last one that the hospitals signed,
     None in clear. `seconds` adds up all rounds.
@@ -134,7 +135,7 @@ class Coordinator:
         progress = Progress(
             statistics=pooled_statistics(tally.totals, counted=tally.survivors),
             model=GlobalModel(head=head, average=head.astype(np.float64), server=initial_state(len(head))),
-            best=head,
+            released=head,
         )
         self._folder.journal.add(tally.record)
         self._folder.save(progress)
@@ -255,7 +256,7 @@ class Coordinator:
 
     def _result(self, progress: Progress, stopped: str | None) -> FederationResult:
         ledgers = self._cohort.ledgers(text=True)
-        load_head(self._network.head, progress.best)
+        load_head(self._network.head, progress.released)
         self._network.eval()
         return FederationResult(
             plan=self._plan,
@@ -267,7 +268,7 @@ class Coordinator:
                 pixels=self._plan.pixels,
                 mean=progress.statistics.mean,
                 std=progress.statistics.std,
-                round=progress.best_round,
+                round=progress.released_round,
             ),
             records=progress.records,
             sessions=self._folder.journal.records(),

@@ -89,6 +89,7 @@ class Plan(_Part):
     model: Model
     rounds: int = Field(ge=1)
     average: Annotated[float, Field(ge=0.0, lt=1.0)]
+    release: Literal["last", "best"]
     server: Server
     patience: int | None = Field(ge=1)
     rollback_margin: float | None = Field(gt=0.0)
@@ -263,6 +264,7 @@ def draft_plan(
         threshold=threshold(len(hospitals)),
         rounds=params.federation.rounds,
         average=params.federation.average,
+        release=params.federation.release,
         server=params.federation.server,
         patience=params.federation.patience,
         rollback_margin=params.federation.rollback_margin,

@@ -33,16 +33,16 @@ def write_results(folder: Path, result: FederationResult) -> None:
     rows = [asdict(record) for record in result.records]
     write_csv(folder / "rounds.csv", rows[0], (row.values() for row in rows))
     write_text(folder / "rounds.jsonl", "".join(f"{record_line(session)}\n" for session in result.sessions))
-    best = next(record for record in result.records if record.round == result.model.round)
+    released = next(record for record in result.records if record.round == result.model.round)
     write_json(
         folder / "metrics.json",
         {
-            "best_round": best.round,
-            "validation_mcc": best.validation_mcc,
-            "validation_accuracy": best.validation_accuracy,
+            "released_round": released.round,
+            "validation_mcc": released.validation_mcc,
+            "validation_accuracy": released.validation_accuracy,
             "rounds": len(rows),
             "seconds": result.seconds,
-            "bytes_up_per_site_and_round": best.bytes_up_per_site,
+            "bytes_up_per_site_and_round": released.bytes_up_per_site,
             "stopped": result.stopped,
             "model_digest": result.model.digest(),
             "plan_digest": result.plan.digest(),

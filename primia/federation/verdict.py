@@ -17,6 +17,8 @@ def judged(plan: Plan, progress: Progress, record: RoundRecord) -> Progress:
     server state are again what it started from. What it cost, privacy included, stays spent. The next round asks the
     same hospitals about that model, since the difference of two sums over different ones would be a hospital's own
     change; fresh noise makes that needless with differential privacy.
+
+    The round to release is the last that is not undone, or the one with the best validation MCC, as the plan says.
     """
     assert progress.latest is not None
     best = max((earlier.validation_mcc for earlier in progress.records), default=None)
@@ -27,8 +29,8 @@ def judged(plan: Plan, progress: Progress, record: RoundRecord) -> Progress:
         cohort = progress.latest.participants if plan.privacy is None else ()
         return replace(after, model=progress.before, undone=progress.undone + 1, cohort=cohort)
     after = replace(after, undone=0, cohort=())
-    if best is None or record.validation_mcc > best:
-        return replace(after, best=progress.model.average.astype(np.float32), best_round=record.round)
+    if best is None or record.validation_mcc > best or plan.release == "last":
+        return replace(after, released=progress.model.average.astype(np.float32), released_round=record.round)
     return after
 
 
@@ -38,12 +40,17 @@ def reason_to_stop(plan: Plan, progress: Progress) -> str | None:
         return (
             f"rounds {progress.trained - 1} and {progress.trained} fell more than federation.rollback_margin "
             f"({plan.rollback_margin:g}) below the best validation MCC; "
-            f"the model of round {progress.best_round} is kept"
+            f"the model of round {progress.released_round} is kept"
         )
-    waited = len(progress.records) - progress.best_round
+    waited = _rounds_since_the_best(progress)
     if plan.patience is not None and progress.trained == len(progress.records) and waited >= plan.patience:
         return (
             f"the validation MCC did not improve for {waited} rounds (federation.patience is {plan.patience}); "
-            f"the model of round {progress.best_round} is kept"
+            f"the model of round {progress.released_round} is kept"
         )
     return None
+
+
+def _rounds_since_the_best(progress: Progress) -> int:
+    figures = [record.validation_mcc for record in progress.records]
+    return len(figures) - 1 - figures.index(max(figures)) if figures else 0

@@ -80,7 +80,7 @@ def _draw(results: Path, facts: Mapping[str, Any], folder: Path) -> set[str]:
     plots.draw_rounds(
         folder / "rounds.png",
         _rows(results / "federation/rounds.csv"),
-        best_round=federation["best_round"],
+        released_round=federation["released_round"],
         target_epsilon=target_epsilon,
     )
     plots.draw_roc(folder / "roc.png", _rows(evaluation / "roc.csv"))

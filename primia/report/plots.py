@@ -57,14 +57,16 @@ def _distinct(rows: Sequence[Row], name: str) -> list[str]:
     return list(dict.fromkeys(row[name] for row in rows))
 
 
-def draw_rounds(path: Path, rounds: Sequence[Row], *, best_round: int, target_epsilon: float | None) -> None:
+def draw_rounds(path: Path, rounds: Sequence[Row], *, released_round: int, target_epsilon: float | None) -> None:
     """Validation MCC, and below it ε spent so far against its target (None: without differential privacy)."""
     number, mcc = _column(rounds, "round"), _column(rounds, "validation_mcc")
     with _figure(path, size=(6.4, 2.6 if target_epsilon is None else 4.4)) as figure:
         axes = figure.subplots(1 if target_epsilon is None else 2, 1, sharex=True, squeeze=False)[:, 0]
         axes[0].plot(number, mcc, marker="o", markersize=4)
-        best = number == best_round
-        axes[0].plot(number[best], mcc[best], "o", markersize=9, fillstyle="none", color=INK, label="released round")
+        released = number == released_round
+        axes[0].plot(
+            number[released], mcc[released], "o", markersize=9, fillstyle="none", color=INK, label="released round"
+        )
         axes[0].set(title="Validation MCC after each round", ylabel="MCC")
         axes[0].legend(loc="lower right")
         if target_epsilon is not None:

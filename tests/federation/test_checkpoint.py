@@ -37,8 +37,8 @@ def progress(**changes):
         ),
         "model": model(2),
         "before": model(1),
-        "best": random.normal(size=5).astype(np.float32),
-        "best_round": 1,
+        "released": random.normal(size=5).astype(np.float32),
+        "released_round": 1,
         "trained": 2,
         "latest": Trained(participants=("hill", "north", "river"), clipped_fraction=0.25, seconds=3.5, bytes_up=7),
         "undone": 1,
@@ -78,8 +78,8 @@ def test_progress_comes_back_to_the_bit(tmp_path, draft, changes):
     assert (loaded.before is None) == (expected.before is None)
     if expected.before is not None:
         assert bits(loaded.before) == bits(expected.before)
-    assert loaded.best.tobytes() == expected.best.tobytes()
-    for name in ("statistics", "best_round", "trained", "latest", "undone", "cohort", "records"):
+    assert loaded.released.tobytes() == expected.released.tobytes()
+    for name in ("statistics", "released_round", "trained", "latest", "undone", "cohort", "records"):
         assert getattr(loaded, name) == getattr(expected, name)
 
 

@@ -28,9 +28,8 @@ def test_the_federation_learns(finished):
     result, _ = finished
     assert [record.round for record in result.records] == [1, 2, 3]
     assert result.records[-1].validation_loss < result.records[0].validation_loss
-    best = max(result.records, key=lambda record: record.validation_mcc)
-    assert result.model.round == best.round
-    assert best.validation_mcc > 0.3
+    assert result.model.round == 3
+    assert result.records[-1].validation_mcc > 0.3
     assert {record.participants for record in result.records} == {3}
     assert {record.epsilon for record in result.records} == {0.0}
     assert all(

@@ -124,7 +124,7 @@ def test_a_run_killed_around_an_undone_round_resumes_to_the_identical_model(thre
 
 
 def test_a_run_that_no_longer_improves_stops_early(three, site_folders, tmp_path):
-    result, _ = federated(three(federation__patience=1), site_folders, tmp_path)
+    result, _ = federated(three(federation__patience=1, federation__release="best"), site_folders, tmp_path)
     assert [record.round for record in result.records] == [1, 2]
     assert "did not improve for 1 rounds (federation.patience is 1); the model of round 1 is kept" in result.stopped
     assert result.model.round == 1

@@ -58,7 +58,7 @@ def write_federation(results):
     )
     write_json(
         results / "federation/metrics.json",
-        {"best_round": 9, "validation_mcc": float(mcc[8]), "rounds": 10, "seconds": 41.2},
+        {"released_round": 9, "validation_mcc": float(mcc[8]), "rounds": 10, "seconds": 41.2},
     )
     write_json(
         results / "federation/privacy.json",

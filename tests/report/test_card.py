@@ -81,7 +81,7 @@ def test_an_epsilon_that_protects_no_one_is_still_printed(facts):
     assert "the factor e^ε = about 10^434294482," in card_of(facts, privacy={"epsilon": 1e9})
 
 
-@pytest.mark.parametrize("section, figure", [("encryption", "student_mcc"), ("federation", "best_round")])
+@pytest.mark.parametrize("section, figure", [("encryption", "student_mcc"), ("federation", "released_round")])
 def test_a_figure_that_the_results_lack_is_named(facts, section, figure):
     facts[section] = {name: value for name, value in facts[section].items() if name != figure}
     with pytest.raises(DataError, match=figure):

@@ -14,7 +14,7 @@ GATES = ROOT / "mlflow/gates.yaml"
 
 GOOD = {
     "data": {"synthetic": False},
-    "federation": {"best_round": 9, "model_digest": "ab12", "secure_aggregation": "masking"},
+    "federation": {"released_round": 9, "model_digest": "ab12", "secure_aggregation": "masking"},
     "privacy": {
         "enabled": True,
         "epsilon": 7.97,
