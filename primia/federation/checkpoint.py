@@ -1,11 +1,9 @@
 """What a coordinator keeps on disk, so that a killed run goes on where it was and a site is never asked twice."""
 
-import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from primia.errors import FederationError
+from primia.errors import DataError, FederationError
 from primia.federation.journal import Journal
 from primia.federation.plan import Hospital, Plan
 from primia.federation.server_optimiser import ServerState
@@ -48,12 +46,18 @@ class RoundRecord:
 class GlobalModel:
     """What a round changes: the weights, their running average, and what the server optimiser remembers.
 
-    `head` and `average` are (parameters,).
+    `round` is the one that made it, 0 before the first; `head` and `average` are (parameters,).
     """
 
+    round: int
     head: Floats
     average: NDArray[np.float64]
     server: ServerState
+
+    @property
+    def released(self) -> Floats:
+        """The weights that are validated and may be released, (parameters,): the average, in float32."""
+        return self.average.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -89,65 +93,90 @@ class Progress:
 
 
 class RunFolder:
-    """The files of one run: plan.json, attempt.json, rounds.jsonl, progress.safetensors, and finished.json after it.
+    """The files of one run: plan.json, attempt.json, rounds.jsonl, progress.json, and finished.json after it.
 
-    transcript.json is the last session that enough hospitals signed, and with it the heads of their ledgers.
+    weights-<round>.safetensors holds the model that a round made; it is written once, and removed when progress.json
+    no longer names it. transcript.json is the last session that enough hospitals signed, and with it the heads of their
+    ledgers.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.run = folder.name
         self.journal = Journal(folder / "rounds.jsonl")
+        self._stored: set[int] = set()  # rounds whose models are on the disk as this process knows them
 
     def save(self, progress: Progress) -> None:
-        """Write everything in one file, atomically."""
+        """Write models that are new, then, atomically, the file that names them, and remove models of no more use."""
+        models = {model.round: model for model in (progress.model, progress.before) if model is not None}
+        for model in models.values():
+            if model.round not in self._stored:
+                self._write(model)
         told = {
             "statistics": asdict(progress.statistics),
             "latest": None if progress.latest is None else asdict(progress.latest),
             "records": [asdict(record) for record in progress.records],
             "cohort": progress.cohort,
-            "steps": {prefix: model.server.step for prefix, model in _models(progress).items()},
+            "model": progress.model.round,
+            "before": None if progress.before is None else progress.before.round,
             **{name: getattr(progress, name) for name in _SCALARS},
         }
-        tensors: dict[str, NDArray[Any]] = {"released": progress.released}
-        for prefix, model in _models(progress).items():
-            tensors |= {
-                f"{prefix}.head": model.head,
-                f"{prefix}.average": model.average,
-                f"{prefix}.first": model.server.first,
-                f"{prefix}.second": model.server.second,
-            }
-        content = save(tensors, metadata={"progress": json.dumps(told, allow_nan=False)})
-        write_bytes(self._folder / "progress.safetensors", content)
+        write_json(self._folder / "progress.json", told)
+        for round in self._stored - {*models, progress.released_round}:
+            self._weights(round).unlink()
+            self._stored.remove(round)
 
     def load(self) -> Progress | None:
         """The last saved progress, or None at the beginning.
 
         Raises:
-            FederationError: the file is damaged.
+            FederationError: a file is damaged or missing.
         """
-        path = self._folder / "progress.safetensors"
+        path = self._folder / "progress.json"
         if not path.exists():
             return None
         try:
-            with safe_open(path, framework="numpy") as stream:
-                told = json.loads(stream.metadata()["progress"])
-                models = {prefix: _model(stream, prefix, step) for prefix, step in told["steps"].items()}
-                released = stream.get_tensor("released")
+            told = read_json(path)
+            rounds = {told["model"], told["released_round"], *([] if told["before"] is None else [told["before"]])}
+            models = {round: self._read(round) for round in rounds}
+            self._stored = rounds
             return Progress(
                 statistics=_STATISTICS.validate_python(told["statistics"]),
-                model=models["model"],
-                before=models.get("before"),
-                released=released,
+                model=models[told["model"]],
+                before=None if told["before"] is None else models[told["before"]],
+                released=models[told["released_round"]].released,
                 latest=_LATEST.validate_python(told["latest"]),
                 cohort=tuple(told["cohort"]),
                 records=tuple(RoundRecord(**record) for record in told["records"]),
                 **{name: told[name] for name in _SCALARS},
             )
-        except (SafetensorError, ValidationError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (DataError, SafetensorError, ValidationError, KeyError, TypeError, ValueError, OSError) as error:
             raise FederationError(
-                f"{path} is damaged; delete the folder {self._folder} to start the federation anew."
+                f"{path} or a model beside it is damaged; delete the folder {self._folder} to start the federation "
+                "anew."
             ) from error
+
+    def _weights(self, round: int) -> Path:
+        return self._folder / f"weights-{round}.safetensors"
+
+    def _write(self, model: GlobalModel) -> None:
+        # What lies there already is of a process that died before it said so.
+        tensors = {
+            "head": model.head,
+            "average": model.average,
+            "first": model.server.first,
+            "second": model.server.second,
+        }
+        write_bytes(self._weights(model.round), save(tensors, metadata={"step": str(model.server.step)}))
+        self._stored.add(model.round)
+
+    def _read(self, round: int) -> GlobalModel:
+        with safe_open(self._weights(round), framework="numpy") as stream:
+            head, average, first, second = (stream.get_tensor(name) for name in ("head", "average", "first", "second"))
+            step = int(stream.metadata()["step"])
+        return GlobalModel(
+            round=round, head=head, average=average, server=ServerState(step=step, first=first, second=second)
+        )
 
     def next_session(self, purpose: Purpose, round: int) -> Session:
         """A session that was never asked for in this run; on disk before any site hears of it."""
@@ -180,23 +209,14 @@ class RunFolder:
     def finish(self, records: tuple[RoundRecord, ...]) -> None:
         """Mark the run as finished and drop its weights: the next federation of this plan is a new run."""
         write_json(self._folder / "finished.json", [asdict(record) for record in records])
-        (self._folder / "progress.safetensors").unlink()
+        (self._folder / "progress.json").unlink()
+        for weights in self._folder.glob("weights-*.safetensors"):
+            weights.unlink()
 
 
 _SCALARS = ("released_round", "trained", "undone")
 _STATISTICS = TypeAdapter(PooledStatistics)
 _LATEST: TypeAdapter[Trained | None] = TypeAdapter(Trained | None)
-
-
-def _models(progress: Progress) -> dict[str, GlobalModel]:
-    return {"model": progress.model} | ({} if progress.before is None else {"before": progress.before})
-
-
-def _model(stream: Any, prefix: str, step: int) -> GlobalModel:
-    head, average, first, second = (
-        stream.get_tensor(f"{prefix}.{name}") for name in ("head", "average", "first", "second")
-    )
-    return GlobalModel(head=head, average=average, server=ServerState(step=step, first=first, second=second))
 
 
 def absent_hospitals(folder: Path, present: Mapping[str, Hospital]) -> dict[str, Hospital]:

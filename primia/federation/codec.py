@@ -20,6 +20,7 @@ from primia.federation.messages import (
     Message,
     Request,
     Response,
+    Statistics,
 )
 
 _MOST_CONTAINERS = 1000  # keys of a hundred hospitals are a hundred
@@ -75,6 +76,14 @@ def _decode(raw: bytes | bytearray, kinds: dict[str, type[Any]]) -> Any:
 
 
 def content_digest(request: MaskedRequest) -> str:
-    """SHA-256 of a request apart from its attempt: equal for a repetition, different for another question."""
-    first = request.model_copy(update={"session": request.session.model_copy(update={"attempt": 1})})
-    return hashlib.sha256(encode(first)).hexdigest()
+    """SHA-256 of a request apart from its attempt: equal for a repetition, different for another question.
+
+    A model is hashed after the rest, where it lies: one more copy of a large one takes longer than its hash.
+    """
+    changes: dict[str, Any] = {"session": request.session.model_copy(update={"attempt": 1})}
+    model = b"" if isinstance(request, Statistics) else request.model
+    if model:
+        changes["model"] = b""
+    digest = hashlib.sha256(encode(request.model_copy(update=changes)))
+    digest.update(model)
+    return digest.hexdigest()

@@ -134,7 +134,7 @@ class Coordinator:
         head = head_vector(first.head)
         progress = Progress(
             statistics=pooled_statistics(tally.totals, counted=tally.survivors),
-            model=GlobalModel(head=head, average=head.astype(np.float64), server=initial_state(len(head))),
+            model=GlobalModel(round=0, head=head, average=head.astype(np.float64), server=initial_state(len(head))),
             released=head,
         )
         self._folder.journal.add(tally.record)
@@ -174,7 +174,10 @@ class Coordinator:
         return replace(
             progress,
             model=GlobalModel(
-                head=head, average=kept * model.average + (1 - kept) * head.astype(np.float64), server=server
+                round=round,
+                head=head,
+                average=kept * model.average + (1 - kept) * head.astype(np.float64),
+                server=server,
             ),
             before=None if plan.rollback_margin is None else model,
             trained=round,
@@ -221,7 +224,7 @@ class Coordinator:
 
     def _validate(self, progress: Progress) -> Progress:
         started, before, round = time.monotonic(), self._channel.bytes_received(), progress.trained
-        plan, released, latest = self._plan, progress.model.average.astype(np.float32), progress.latest
+        plan, released, latest = self._plan, progress.model.released, progress.latest
         assert latest is not None
 
         def request(session: Session) -> m.Evaluate:

@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
-
 from primia.federation.checkpoint import Progress, RoundRecord
 from primia.federation.plan import Plan
 
@@ -30,7 +28,7 @@ def judged(plan: Plan, progress: Progress, record: RoundRecord) -> Progress:
         return replace(after, model=progress.before, undone=progress.undone + 1, cohort=cohort)
     after = replace(after, undone=0, cohort=())
     if best is None or record.validation_mcc > best or plan.release == "last":
-        return replace(after, released=progress.model.average.astype(np.float32), released_round=record.round)
+        return replace(after, released=progress.model.released, released_round=record.round)
     return after
 
 

@@ -9,8 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from primia.federation.vectors import words_to_bytes
-
 Floats = NDArray[np.float32]
 
 
@@ -37,4 +35,5 @@ def load_head(head: nn.Module, vector: Floats) -> None:
 
 def vector_digest(vector: Floats) -> str:
     """SHA-256 of the little-endian bytes, in hexadecimal."""
-    return hashlib.sha256(words_to_bytes(vector)).hexdigest()
+    little_endian = np.ascontiguousarray(vector, dtype="<f4")
+    return hashlib.sha256(little_endian.data).hexdigest()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,7 @@ def progress(**changes):
 
     def model(step):
         return GlobalModel(
+            round=step,
             head=random.normal(size=5).astype(np.float32),
             average=random.normal(size=5),
             server=ServerState(step=step, first=random.normal(size=5), second=random.normal(size=5)),
@@ -37,14 +40,13 @@ def progress(**changes):
         ),
         "model": model(2),
         "before": model(1),
-        "released": random.normal(size=5).astype(np.float32),
-        "released_round": 1,
         "trained": 2,
         "latest": Trained(participants=("hill", "north", "river"), clipped_fraction=0.25, seconds=3.5, bytes_up=7),
         "undone": 1,
         "cohort": ("hill", "north", "river"),
         "records": (RECORD,),
     }
+    fields |= {"released": fields["before"].released, "released_round": 1}
     return Progress(**fields | changes)
 
 
@@ -67,13 +69,18 @@ def bits(model):
     return [(vector.dtype, vector.tobytes()) for vector in vectors], model.server.step
 
 
+def files(folder):
+    return sorted(path.name for path in folder.glob("weights-*"))
+
+
 @pytest.mark.parametrize("changes", [{}, {"before": None, "latest": None, "undone": 0, "cohort": ()}])
 def test_progress_comes_back_to_the_bit(tmp_path, draft, changes):
     _, folder = open_run(tmp_path, draft())
     assert folder.load() is None
     expected = progress(**changes)
+    folder.save(progress())  # the model of round 1 is released
     folder.save(expected)
-    loaded = folder.load()
+    loaded = open_run(tmp_path, draft())[1].load()
     assert bits(loaded.model) == bits(expected.model)
     assert (loaded.before is None) == (expected.before is None)
     if expected.before is not None:
@@ -86,15 +93,45 @@ def test_progress_comes_back_to_the_bit(tmp_path, draft, changes):
 def test_an_optimiser_without_memory_is_saved_too(tmp_path, draft):
     _, folder = open_run(tmp_path, draft())
     state = ServerState(step=3, first=np.zeros(0), second=np.zeros(0))
-    folder.save(progress(model=GlobalModel(head=np.ones(5, np.float32), average=np.ones(5), server=state)))
+    model = GlobalModel(round=3, head=np.ones(5, np.float32), average=np.ones(5), server=state)
+    folder.save(progress(model=model))
     assert folder.load().model.server.step == 3
 
 
-def test_a_damaged_checkpoint_says_how_to_start_anew(tmp_path, draft):
+def test_a_model_is_written_once_and_removed_when_nothing_names_it(tmp_path, draft):
+    plan, folder = open_run(tmp_path, draft())
+    first = progress()
+    folder.save(first)
+    place = tmp_path / plan.run
+    assert files(place) == ["weights-1.safetensors", "weights-2.safetensors"]
+    written = (place / "weights-2.safetensors").stat().st_ino
+    folder.save(replace(first, before=None, released=first.model.released, released_round=2))
+    assert files(place) == ["weights-2.safetensors"]
+    assert (place / "weights-2.safetensors").stat().st_ino == written
+
+
+def test_a_model_that_a_killed_process_left_is_not_taken_for_the_new_one(tmp_path, draft):
+    plan, folder = open_run(tmp_path, draft())
+    first = progress(before=None)
+    first = replace(first, released=first.model.released, released_round=2)
+    folder.save(first)
+    (tmp_path / plan.run / "weights-3.safetensors").write_bytes(b"of a process that died before it named it")
+    _, resumed = open_run(tmp_path, draft())
+    resumed.load()
+    third = replace(first, model=replace(first.model, round=3, head=np.ones(5, np.float32)))
+    resumed.save(third)
+    assert bits(open_run(tmp_path, draft())[1].load().model) == bits(third.model)
+
+
+@pytest.mark.parametrize("name", ["progress.json", "weights-1.safetensors", "weights-2.safetensors"])
+def test_a_damaged_checkpoint_says_how_to_start_anew(tmp_path, draft, name):
     _, folder = open_run(tmp_path, draft())
     folder.save(progress())
-    path = tmp_path / folder.run / "progress.safetensors"
+    path = tmp_path / folder.run / name
     path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(FederationError, match="start the federation anew"):
+        folder.load()
+    path.unlink() if name != "progress.json" else path.write_text("[]")
     with pytest.raises(FederationError, match="start the federation anew"):
         folder.load()
 
@@ -126,7 +163,7 @@ def test_an_unfinished_run_goes_on_and_a_finished_one_does_not(tmp_path, draft):
     second, _ = open_run(tmp_path, draft())
     assert second.run != first.run
     assert second.fingerprint() == first.fingerprint()
-    assert not (tmp_path / first.run / "progress.safetensors").exists()
+    assert not list((tmp_path / first.run).glob("progress.json")) and not files(tmp_path / first.run)
 
 
 def test_other_parameters_or_other_images_are_another_run(tmp_path, draft):

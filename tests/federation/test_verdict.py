@@ -27,6 +27,7 @@ def plan(params_with):
 
 def model(round):
     return GlobalModel(
+        round=round,
         head=np.full(2, round, dtype=np.float32),
         average=np.full(2, float(round)),
         server=ServerState(step=round, first=np.zeros(2), second=np.zeros(2)),
