@@ -146,9 +146,7 @@ def _measured(cell: Cell, params: Params, *, sites: Path, test: ImageSet, state:
         "low": judged.figures["mcc"]["low"],
         "high": judged.figures["mcc"]["high"],
         "pneumonia_auc": pneumonia_auc(judged),
-        "epsilon_spent": None
-        if cell.epsilon is None
-        else max((report.epsilon for report in result.ledgers.values()), default=cell.epsilon),
+        "epsilon_spent": result.epsilon,
         "delta": None if privacy is None else privacy.delta,
         "noise_multiplier": None if privacy is None else privacy.noise_multiplier,
         "rounds": len(result.records),

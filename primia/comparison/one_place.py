@@ -32,7 +32,8 @@ def train_in_one_place(
     """Train as a hospital does in its rounds, and release the round that a federation would.
 
     The running average of models, the early stop and the choice of the round are those of the federation; the change
-    of a round is taken as it is. No differential privacy: the model is for comparison only.
+    of a round is taken as it is, and no round is undone (`federation.rollback_margin`). No differential privacy: the
+    model is for comparison only.
 
     Args:
         params: those of an `Arm`, with privacy off.

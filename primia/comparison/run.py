@@ -87,9 +87,8 @@ def _train_federated(
     started, state = time.monotonic(), job.outcome.with_suffix("")
 
     def save(result: FederationResult) -> None:
-        epsilon = result.records[-1].epsilon if arm.private else None
         seconds = time.monotonic() - started
-        outcome = judge(result.model, test, settings=params.evaluation, seconds=seconds, epsilon=epsilon)
+        outcome = judge(result.model, test, settings=params.evaluation, seconds=seconds, epsilon=result.epsilon)
         save_outcome(job.outcome, outcome)
 
     try:

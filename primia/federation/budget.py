@@ -1,6 +1,6 @@
 """The privacy that a site may still spend, in a run and over all runs of its patients, and what it says about it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,15 +30,15 @@ def charges_of(plan: Plan, purpose: SumPurpose) -> list[tuple[Group, Release]]:
     return [("validation" if purpose == "evaluate" else "training", plan.privacy.release(purpose))]
 
 
-def epsilon_so_far(plan: Plan, *, rounds: int, steps: Iterable[int]) -> float:
-    """ε after `rounds` rounds, by one accountant alone: for the curve that is drawn while the run goes on.
+def epsilon_so_far(plan: Plan, *, rounds: int) -> float:
+    """ε after `rounds` rounds of a plan without repetitions, by one accountant: for the curve while the run goes on.
 
-    `steps` are those that each hospital charged for training; more than the plan's where a round was repeated.
+    What was really spent only the hospitals know, who report it when the run ends.
     """
     if plan.privacy is None:
         return 0.0
-    most = max(rounds * plan.privacy.local_steps, *steps, 0)
-    trained = [plan.privacy.release("statistics"), replace(plan.privacy.release("train"), steps=most)]
+    train = plan.privacy.release("train")
+    trained = [plan.privacy.release("statistics"), replace(train, steps=rounds * train.steps)]
     validated = [replace(plan.privacy.release("evaluate"), steps=rounds)]
     return max(quick_epsilon(spent, delta=plan.privacy.delta) for spent in (trained, validated))
 
@@ -109,22 +109,19 @@ class Account:
                 self._alike(self.ledger.entries()), [], whole=self._whole(plan), floors=floors, path=path
             )
 
-    def report(self, plan: Plan, *, text: bool) -> LedgerReport:
-        """What was charged to `plan`'s run; with `text` also what that adds up to, and this run's lines."""
+    def report(self, plan: Plan) -> LedgerReport:
+        """What was charged to `plan`'s run and to all runs, and this run's lines."""
         if plan.privacy is None:
-            return LedgerReport(steps=0, attempts=0)
+            return LedgerReport(epsilon=0.0, steps=0, attempts=0)
         entries, delta = self.ledger.entries(), plan.privacy.delta
         mine = self._of_run(entries, plan)
         trained = [entry.release.steps for entry in mine if entry.purpose == "train"]
-        charged = LedgerReport(steps=sum(trained), attempts=len(trained))
-        if not text:
-            return charged
-        return charged.model_copy(
-            update={
-                "epsilon": epsilon_of_run(mine, plan.run, delta=delta),
-                "epsilon_all_runs": epsilon_of_source(self._alike(entries), delta=delta),
-                "text": self.ledger.lines(run=plan.run, hospital=self.hospital),
-            }
+        return LedgerReport(
+            epsilon=epsilon_of_run(mine, plan.run, delta=delta),
+            steps=sum(trained),
+            attempts=len(trained),
+            epsilon_all_runs=epsilon_of_source(self._alike(entries), delta=delta),
+            text=self.ledger.lines(run=plan.run, hospital=self.hospital),
         )
 
     def _whole(self, plan: Plan) -> list[Entry]:

@@ -26,8 +26,8 @@ from primia.secagg.session import Purpose, Session
 class RoundRecord:
     """One round that was trained and validated, also if it was undone: pooled validation figures, and its cost.
 
-    `epsilon` is that of this run so far by the quick accountant, for a curve; 0 without differential privacy, with
-    which there is no `validation_loss`. `clipped_fraction` is that of all weight changes; `bytes_up_per_site` is the
+    `epsilon` is that of the plan so far, without repetitions, for a curve; 0 without differential privacy, with which
+    there is no `validation_loss`. `clipped_fraction` is that of all weight changes; `bytes_up_per_site` is the
     mean over the `participants` of the training.
     """
 
@@ -123,7 +123,7 @@ class RunFolder:
         }
         write_json(self._folder / "progress.json", told)
         for round in self._stored - {*models, progress.released_round}:
-            self._weights(round).unlink()
+            self._weights(round).unlink(missing_ok=True)
             self._stored.remove(round)
 
     def load(self) -> Progress | None:
@@ -209,7 +209,7 @@ class RunFolder:
     def finish(self, records: tuple[RoundRecord, ...]) -> None:
         """Mark the run as finished and drop its weights: the next federation of this plan is a new run."""
         write_json(self._folder / "finished.json", [asdict(record) for record in records])
-        (self._folder / "progress.json").unlink()
+        (self._folder / "progress.json").unlink(missing_ok=True)
         for weights in self._folder.glob("weights-*.safetensors"):
             weights.unlink()
 

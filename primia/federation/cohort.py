@@ -128,11 +128,11 @@ class Cohort:
             deadline_s=self._deadline_s,
         )
 
-    def ledgers(self, *, text: bool) -> dict[str, m.LedgerReport]:
+    def ledgers(self) -> dict[str, m.LedgerReport]:
         """What the hospitals that are present say about the privacy they spent."""
         self.gather()
         present = [name for name in self._plan.hospitals if name not in self._absent]
-        requests: dict[str, m.Request] = dict.fromkeys(present, m.ReadLedger(text=text))
+        requests: dict[str, m.Request] = dict.fromkeys(present, m.ReadLedger())
         reports, lost = ask(self._channel, requests, m.LedgerReport, step="the ledger", deadline_s=self._deadline_s)
         self._note(lost)
         return reports

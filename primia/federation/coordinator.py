@@ -59,6 +59,24 @@ class FederationResult:
     seconds: float
     stopped: str | None
 
+    @property
+    def unread_ledgers(self) -> tuple[str, ...]:
+        """Hospitals that could not be asked what they spent."""
+        return tuple(name for name in self.plan.hospitals if name not in self.ledgers)
+
+    @property
+    def epsilon(self) -> float | None:
+        """What the run spent per patient, None without differential privacy.
+
+        A patient belongs to one hospital, so the largest ε over hospitals holds for all. A hospital whose ledger could
+        not be read spent at most the target, which it does not exceed.
+        """
+        if self.plan.privacy is None:
+            return None
+        if self.unread_ledgers:
+            return self.plan.privacy.target_epsilon
+        return max(ledger.epsilon for ledger in self.ledgers.values())
+
 
 class Coordinator:
     """Runs one plan from where its folder says it is to its end."""
@@ -239,13 +257,13 @@ class Coordinator:
 
         tally = self._cohort.sum("evaluate", round, request, evaluate_layout(plan))
         check_validation(plan, tally.totals, sites=len(tally.survivors))
-        figures, ledgers = validation(tally.totals), self._cohort.ledgers(text=False)
+        figures = validation(tally.totals)
         record = RoundRecord(
             round=round,
             validation_mcc=figures.mcc,
             validation_accuracy=figures.accuracy,
             validation_loss=figures.loss,
-            epsilon=epsilon_so_far(plan, rounds=round, steps=[report.steps for report in ledgers.values()]),
+            epsilon=epsilon_so_far(plan, rounds=round),
             clipped_fraction=latest.clipped_fraction,
             seconds=time.monotonic() - started + latest.seconds,
             bytes_up_per_site=(self._channel.bytes_received() - before + latest.bytes_up) // len(latest.participants),
@@ -258,7 +276,7 @@ class Coordinator:
         return after
 
     def _result(self, progress: Progress, stopped: str | None) -> FederationResult:
-        ledgers = self._cohort.ledgers(text=True)
+        ledgers = self._cohort.ledgers()
         load_head(self._network.head, progress.released)
         self._network.eval()
         return FederationResult(

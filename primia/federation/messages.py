@@ -157,9 +157,7 @@ class DecryptSum(Message):
 
 
 class ReadLedger(Message):
-    """Send the privacy spent on this run, and with `text` its lines of the ledger and the total of all runs."""
-
-    text: bool
+    """Send the privacy spent on this run and on all runs of the source, and this run's lines of the ledger."""
 
 
 class Description(Message):
@@ -235,15 +233,15 @@ class Revealed(Message):
 
 
 class LedgerReport(Message):
-    """Privacy spent per patient at one site on this run: training steps and attempts charged, repetitions included.
+    """Privacy spent per patient at one site: epsilon of this run and of all runs of the source so far.
 
-    The other fields, epsilon of this run, epsilon of all runs of the source so far and the ledger's lines of this run,
-    are sent when the text is asked for. They hold no patient data. Phantoms and patients are never counted together.
+    `steps` and `attempts` count what was charged for training, repetitions included; `text` holds the ledger's lines of
+    this run, and no patient data. Phantoms and patients are never counted together.
     """
 
+    epsilon: Annotated[Finite, Field(ge=0.0)]
     steps: Annotated[int, Field(ge=0)]
     attempts: Annotated[int, Field(ge=0)]
-    epsilon: Annotated[Finite, Field(ge=0.0)] = 0.0
     epsilon_all_runs: Annotated[Finite, Field(ge=0.0)] = 0.0
     text: Annotated[str, Field(max_length=MAX_LEDGER_CHARACTERS)] = ""
 

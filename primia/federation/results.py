@@ -16,7 +16,7 @@ from primia.privacy.accounting import epsilons
 COVERED = (
     "training of the model weights (training patients)",
     "pooled mean and standard deviation of the images (training patients)",
-    "validation figures of every round and the choice of the round by them (validation patients)",
+    "validation figures of every round and any choice of a round by them (validation patients)",
 )
 UNCOVERED = (
     "counts of images and patients in the record of the data (data/raw/source.json)",
@@ -57,11 +57,7 @@ def write_results(folder: Path, result: FederationResult) -> None:
 
 
 def _privacy(result: FederationResult) -> dict[str, Any]:
-    """What was spent per patient. A patient belongs to one hospital, so the largest ε over hospitals holds for all.
-
-    A hospital whose ledger could not be read spent at most the target, which it does not exceed; what all its runs
-    together spent nobody knows.
-    """
+    """What was spent per patient; what all runs of a hospital whose ledger could not be read spent nobody knows."""
     plan = result.plan.privacy
     said: dict[str, Any] = {
         "enabled": plan is not None,
@@ -76,16 +72,15 @@ def _privacy(result: FederationResult) -> dict[str, Any]:
         name: {"epsilon": ledger.epsilon, "steps": ledger.steps, "attempts": ledger.attempts}
         for name, ledger in result.ledgers.items()
     }
-    unread = [name for name in result.plan.hospitals if name not in result.ledgers]
     ledgers = result.ledgers.values()
     steps = max((ledger.steps for ledger in ledgers), default=0)
     return said | {
         "trust": plan.trust,
         "accountant": "Rényi at integer orders" if result.plan.distributed else "the larger of PRV and PLD",
         "epsilon_by_accountant": _by_accountant(plan, steps=steps),
-        "epsilon": plan.target_epsilon if unread else max(ledger.epsilon for ledger in ledgers),
-        "epsilon_all_runs": None if unread else max(ledger.epsilon_all_runs for ledger in ledgers),
-        "unread_ledgers": unread,
+        "epsilon": result.epsilon,
+        "epsilon_all_runs": None if result.unread_ledgers else max(ledger.epsilon_all_runs for ledger in ledgers),
+        "unread_ledgers": list(result.unread_ledgers),
         "delta": plan.delta,
         "target_epsilon": plan.target_epsilon,
         "noise_multiplier": plan.noise_multiplier,

@@ -97,7 +97,7 @@ class Site:
             case m.Join():
                 return self._join(read_plan(request.plan))
             case m.ReadLedger():
-                return self._account.report(self._agreed(), text=request.text)
+                return self._account.report(self._agreed())
             case m.AdvertiseKeys():
                 return self._advertise(request.session)
             case m.ShareKeys():

@@ -43,7 +43,9 @@ def completed(entries: Sequence[Entry], foreseen: Iterable[Entry]) -> list[Entry
         spent.setdefault((entry.run, entry.hospital, entry.group), _Steps()).update(_steps(entry))
     missing = []
     for entry in foreseen:
-        left = _steps(entry) - spent.get((entry.run, entry.hospital, entry.group), _Steps())
+        before = spent.get((entry.run, entry.hospital, entry.group), _Steps())
+        left = _steps(entry) - before
+        before.subtract(_steps(entry) - left)  # each step that is spent stands for one that is foreseen
         missing += [replace(entry, release=replace(kind, steps=steps)) for kind, steps in left.items()]
     return [*entries, *missing]
 

@@ -154,7 +154,7 @@ def test_a_model_that_could_not_be_saved_is_not_trained_and_charged_again(site_f
     assert saved == [result]
     assert [record.round for record in told] == [record.round for record in result.records]
     assert all(ledger.attempts == 2 for ledger in result.ledgers.values())
-    assert all(ledger.epsilon_all_runs == ledger.epsilon for ledger in result.ledgers.values())
+    assert all(ledger.epsilon_all_runs == ledger.epsilon > 7.8 for ledger in result.ledgers.values())
 
 
 def test_the_running_average_is_what_is_validated(site_folders, params_with, tmp_path):

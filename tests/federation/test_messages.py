@@ -49,7 +49,7 @@ REQUESTS = [
     m.Evaluate(session=SESSION, plan=DIGEST, model=bytes(8), model_digest=DIGEST, mean=0.5, std=0.2),
     m.Consistency(session=SESSION, survivors=("north", "river")),
     m.Unmask(session=SESSION, survivors=("north",), dropped=("river",), signatures={"north": bytes(64)}),
-    m.ReadLedger(text=True),
+    m.ReadLedger(),
 ]
 RESPONSES = [
     m.Description(name="north", identity=bytes(32), data=DIGEST, classes=("a", "b"), pixels=16),

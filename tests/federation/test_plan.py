@@ -3,6 +3,7 @@ import json
 import pytest
 
 from primia.errors import ConfigError, ProtocolError
+from primia.federation.budget import epsilon_so_far
 from primia.federation.messages import Description
 from primia.federation.plan import PrivacyPlan, draft_plan, privacy_plan, read_plan
 from primia.privacy.accounting import Release, epsilon_of
@@ -108,3 +109,13 @@ def test_the_noise_is_calibrated_to_all_steps_of_all_rounds(params_with):
     assert trained[0] == privacy.release("train") and statistics == privacy.release("statistics")
     assert privacy.expected_batch == 5.0
     assert privacy_plan(params_with()) is None
+
+
+def test_the_curve_of_epsilon_rises_to_what_the_plan_spends(params_with):
+    params = params_with(privacy__enabled=True, privacy__sampling_rate=0.25, federation__rounds=4)
+    plan = draft_plan(params, described(params), privacy=privacy_plan(params))
+    curve = [epsilon_so_far(plan, rounds=rounds) for rounds in (1, 2, 3, 4)]
+    assert curve == sorted(set(curve))
+    spent = [plan.privacy.release("statistics"), *[plan.privacy.release("train")] * 4]
+    assert curve[-1] == pytest.approx(epsilon_of(spent, delta=1e-3), rel=0.01)
+    assert epsilon_so_far(draft_plan(params, described(params), privacy=None), rounds=4) == 0.0

@@ -189,7 +189,7 @@ def test_a_private_answer_is_charged_even_if_nobody_ever_unmasks_it(private):
     answer = talk.through(talk.answer)["north"]
     assert len(answer.vector) == len(private.train().model) + 4 * 3  # a weight, clipped entries, scaled down; no loss
     restart(private, "north")
-    report = private.channel.sites["north"].answer(m.ReadLedger(text=True))
+    report = private.channel.sites["north"].answer(m.ReadLedger())
     assert (report.steps, report.attempts) == (1, 1)
     noise = private.plan.privacy.noise_multiplier
     spent = epsilon_of([Release(sampling_rate=1.0, noise_multiplier=noise, steps=1)], delta=1e-3)
@@ -202,14 +202,14 @@ def test_a_refused_private_request_is_not_charged(private):
     talk.through(talk.deliver)
     answers = talk.answer(private.train().model_copy(update={"total_weight": 144}))
     assert "total weight" in answers["north"].reason
-    assert private.channel.sites["north"].answer(m.ReadLedger(text=False)).attempts == 0
+    assert private.channel.sites["north"].answer(m.ReadLedger()).attempts == 0
 
 
 def test_the_budget_of_a_run_is_never_exceeded(private):
     for attempt in (1, 2):  # the plan is calibrated to two releases
         talk = private.conversation(private.train(attempt=attempt))
         talk.through(talk.answer)
-    assert private.channel.sites["north"].answer(m.ReadLedger(text=True)).epsilon <= 8.0 + 1e-3
+    assert private.channel.sites["north"].answer(m.ReadLedger()).epsilon <= 8.0 + 1e-3
     with pytest.raises(BudgetError, match="one more round would spend epsilon"):
         private.channel.sites["north"].answer(m.AdvertiseKeys(session=private.session("train", attempt=3)))
 

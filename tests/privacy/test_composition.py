@@ -105,15 +105,15 @@ def test_too_many_ways_to_follow_give_an_upper_bound():
     assert epsilon_of_source(entries, delta=DELTA) >= eps(Release(1.0, 3.0, 10))
 
 
-PLAN = [entry(Release(1.0, 5.0, 1)), entry(Release(1.0, 2.0, 6)), entry(Release(1.0, 8.0, 3), group="validation")]
+PLAN = [entry(Release(1.0, 5.0, 2)), entry(Release(1.0, 5.0, 6)), entry(Release(1.0, 8.0, 3), group="validation")]
 
 
-@given(done=st.lists(st.integers(0, 3), min_size=3, max_size=3))
+@given(done=st.lists(st.integers(0, 5), min_size=3, max_size=3))
 def test_what_is_foreseen_adds_up_to_the_same_at_every_point_of_a_plan(done):
     spent = [entry(replace(e.release, steps=n), group=e.group) for e, n in zip(PLAN, done, strict=True) if n]
     whole = completed(spent, PLAN)
     assert whole[: len(spent)] == spent
-    if done[0] <= 1:
+    if done[0] + done[1] <= 8:  # releases of one kind, whatever for, stand for each other
         assert epsilon_of_run(whole, "a", delta=DELTA) == epsilon_of_run(PLAN, "a", delta=DELTA)
     else:  # repeated more often than was foreseen: that counts, too
         assert epsilon_of_run(whole, "a", delta=DELTA) > epsilon_of_run(PLAN, "a", delta=DELTA)
