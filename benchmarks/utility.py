@@ -48,9 +48,14 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "resnet9": {
         "model": {"weight_standardisation": True},
-        "training": {"learning_rate": 0.02, "precision": "bfloat16", "pretrain_learning_rate": 0.02},
+        "training": {
+            "learning_rate": 0.02,
+            "schedule": "constant",
+            "precision": "bfloat16",
+            "pretrain_learning_rate": 0.02,
+        },
         "federation": {"rounds": 30, "average": 0.5},
-        "privacy": {"sampling_rate": 0.25, "local_steps": 1, "clip_norm": 1.0, "learning_rate": 1.0},
+        "privacy": {"sampling_rate": 0.25, "local_steps": 1, "views": 1, "clip_norm": 1.0, "learning_rate": 1.0},
     },
 }
 SETTINGS["resnet18"] = SETTINGS["resnet9"]
