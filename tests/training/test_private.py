@@ -12,7 +12,14 @@ from primia.errors import PrivacyError
 from primia.models.networks import ResidualBlock, build_network
 from primia.privacy.noise import SystemNoise
 from primia.training import private
-from primia.training.private import clip_and_sum, draw_patients, index_patients, private_gradient, train_private
+from primia.training.private import (
+    clip_and_sum,
+    draw_patients,
+    index_patients,
+    private_gradient,
+    rows_at_a_time,
+    train_private,
+)
 
 
 def linear(features=6, classes=3):
@@ -136,9 +143,14 @@ def test_the_sum_is_divided_by_the_expected_batch_and_not_by_how_many_came():
 def test_a_draw_too_large_for_memory_is_taken_in_parts(monkeypatch):
     head, (inputs, labels) = linear(), data()
     whole = release(head, inputs, labels, range(12))
-    monkeypatch.setattr(private, "_ROWS_AT_A_TIME", 5)
+    monkeypatch.setattr(private, "_MOST_ROWS", 5)
     parts = release(head, inputs, labels, range(12))
     assert all(torch.allclose(whole[name], parts[name], atol=1e-6) for name in whole)
+
+
+def test_a_large_network_takes_fewer_images_at_a_time_than_a_small_one():
+    heads = {name: build_network(name, classes=3, pixels=64, seed=1).head for name in ("scattering", "resnet18")}
+    assert {name: rows_at_a_time(head) for name, head in heads.items()} == {"scattering": 64, "resnet18": 24}
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 7.0])
