@@ -55,11 +55,13 @@ def clipped_sum(
         for at, layer in layers.items()
         for name, gradients in layer.recorded.items()
     }
-    total = clip_and_add(recorded, clip_norm=clip_norm, slack=_SLACK[precision])
-    for at, layer in layers.items():
-        weight = f"{at}.weight" if at else "weight"
-        if weight in total:
-            total[weight] = layer.shaped(total[weight])
+    # Without a graph: a running sum of results that had one would keep every patient's gradients alive.
+    with torch.no_grad():
+        total = clip_and_add(recorded, clip_norm=clip_norm, slack=_SLACK[precision])
+        for at, layer in layers.items():
+            weight = f"{at}.weight" if at else "weight"
+            if weight in total:
+                total[weight] = layer.shaped(total[weight])
     return {
         name: total[name] if name in total else torch.zeros_like(parameter, requires_grad=False)
         for name, parameter in head.named_parameters()

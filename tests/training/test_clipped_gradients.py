@@ -105,6 +105,14 @@ def test_the_filters_of_a_standardised_convolution_are_clipped_where_they_are_le
         assert largest_error(found, loop(head, rows, labels, clip_norm=clip_norm)) <= 1e-5
 
 
+@pytest.mark.parametrize("architecture", ["scattering", "convnet", "resnet18"])
+def test_no_patients_gradients_outlive_the_sum(architecture):
+    network = build_network(architecture, classes=3, pixels=32, seed=1)
+    rows = network.front(torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(1)))
+    found = clipped_sum(network.head, rows=rows, labels=torch.tensor([0, 1]), clip_norm=1.0)
+    assert not any(value.requires_grad for value in found.values())  # a graph would hold them
+
+
 def test_views_are_averaged_before_they_are_clipped():
     head, (rows, labels) = HEADS["convnet"][0](), batch(6, 1, 32, 32)
     labels = labels[::3].repeat_interleave(3)
