@@ -13,8 +13,7 @@ from primia.training.patient_gradients import Written
 
 # Images whose activations are held at a time.
 _MOST_ROWS = 64
-# Gradient values that are written out at a time, 1 GiB in float32: of a ResNet-18 those of 24 patients. Three hospitals
-# on one machine of 24 GiB need such a bound.
+# Gradient values that are written out at a time, 1 GiB in float32: of a ResNet-18 those of 24 patients.
 _MOST_VALUES = 2**28
 _GRID_BITS = 20  # of the noise's deviation that are released
 

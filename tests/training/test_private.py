@@ -144,7 +144,12 @@ def test_a_draw_too_large_for_memory_is_taken_in_parts(monkeypatch):
     head, (inputs, labels) = linear(), data()
     whole = release(head, inputs, labels, range(12))
     monkeypatch.setattr(private, "_MOST_ROWS", 5)
+    taken, whole_sum = [], private.clipped_sum
+    monkeypatch.setattr(
+        private, "clipped_sum", lambda *args, rows, **kw: taken.append(len(rows)) or whole_sum(*args, rows=rows, **kw)
+    )
     parts = release(head, inputs, labels, range(12))
+    assert taken == [5, 5, 2]
     assert all(torch.allclose(whole[name], parts[name], atol=1e-6) for name in whole)
 
 
