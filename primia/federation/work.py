@@ -140,6 +140,7 @@ class LocalWork:
                 noise=noise,
             ),
             clip_norm=privacy.clip_norm,
+            precision=self._plan.training.precision,
         )
         return joined_by_name(gradient).astype(np.float64)
 
@@ -178,6 +179,7 @@ class LocalWork:
             views=plan.privacy.views,
             learning_rate=self._scheduled(plan.privacy.learning_rate, round),
             proximal=settings.proximal,
+            precision=settings.precision,
             noise=noise,
         )
         return 0.0
