@@ -10,15 +10,15 @@ SMALLEST_NORM = 1e-4  # of a centred filter; initial ones are near 1
 class StandardisedConv2d(nn.Conv2d):
     """A convolution whose filters are brought to mean 0 and norm 1 before use: g(w) = (w − w̄) / ‖w − w̄‖ per filter.
 
-    It is `functional.conv2d` with the weight `g(w)`, so that a gradient u for g(w) becomes the gradient `pull_back(u)`
-    for w, a linear map that depends on no patient.
+    It is `functional.conv2d` with the weight `g(w)`, so that a gradient u for g(w) becomes a gradient for w by a linear
+    map that depends on no patient: `primia.training.patient_gradients.Standardised`.
 
     Private training clips what it releases: the gradients for the raw weights w, each patient's after the pull-back.
     Clipping the gradients for g(w) and pulling back the noisy sum would be as sound (post-processing of a private
     release), but then a site's update would carry the noise of J'n instead of n, with a clip norm in other units for
     every filter, and the sum of updates, which is all that travels, would have no sensitivity of its own. With raw
-    weights every architecture has one rule: what travels is what was clipped. The price is small. The norm needs no
-    gradient of a single patient in memory: per filter ‖pull_back(u)‖² = (‖u‖² − (Σu)²/n − ⟨u, g(w)⟩²) / ‖w − w̄‖².
+    weights every architecture has one rule: what travels is what was clipped. The price is small, since neither the
+    norm nor the sum needs a patient's gradient pulled back.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -33,18 +33,13 @@ class StandardisedConv2d(nn.Conv2d):
         return filters
 
     @torch.no_grad()
-    def pull_back(self, gradients: Tensor) -> Tensor:
-        """Gradients for the weight from gradients for `standardised()`, both (..., outputs, inputs, k, k).
+    def directions(self) -> tuple[Tensor, Tensor]:
+        """What a gradient is pulled back with: the filters, in the weight's shape, and ‖w − w̄‖, (outputs,).
 
-        Leading axes, such as one for the patients, are kept.
+        A filter below the smallest norm is only scaled: its direction is zero, so that its gradient keeps the part
+        along it.
         """
         raw = self.weight.flatten(1)
-        norms = torch.linalg.vector_norm(raw - raw.mean(dim=1, keepdim=True), dim=1, keepdim=True)  # (outputs, 1)
-        filters = self.standardised().flatten(1)
-        flat = gradients.flatten(-3)
-        along = (flat * filters).sum(dim=-1, keepdim=True)
-        # A filter below the smallest norm is only scaled, so its gradient keeps the part along it.
-        along = torch.where(norms > SMALLEST_NORM, along, 0.0)
-        centred = flat - flat.mean(dim=-1, keepdim=True) - along * filters
-        pulled: Tensor = (centred / norms.clamp_min(SMALLEST_NORM)).view_as(gradients)
-        return pulled
+        lengths = torch.linalg.vector_norm(raw - raw.mean(dim=1, keepdim=True), dim=1)
+        wanted = (lengths > SMALLEST_NORM).view(-1, 1, 1, 1)
+        return torch.where(wanted, self.standardised(), 0.0), lengths.clamp_min(SMALLEST_NORM)

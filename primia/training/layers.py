@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from primia.errors import PrivacyError
 from primia.models.standardised import StandardisedConv2d
-from primia.training.patient_gradients import Written
+from primia.training.patient_gradients import Standardised, Written
 from primia.training.recording import RecordingLayer
 
 _convolution_backward = torch.ops.aten.convolution_backward
@@ -58,15 +58,16 @@ class _Convolution(RecordingLayer):
 
 
 class _StandardisedConvolution(_Convolution):
-    """Its filters are a function of the weight; each patient's gradient is pulled back before its norm is taken."""
+    """Its filters are a function of the weight, in which the gradients are clipped."""
 
-    always_written = True
-
-    def shaped(self, weight: Tensor) -> Tensor:
-        return weight
-
-    def written(self, values: Tensor) -> Written:
-        return Written(self.module.pull_back(super().shaped(values).float()))
+    def backward(self, gradient: Tensor, saved: tuple[Tensor, ...], *, rows_too: bool) -> Tensor | None:
+        of_rows = super().backward(gradient, saved, rows_too=rows_too)
+        of_filters = self.recorded["weight"]
+        assert not isinstance(of_filters, Standardised)
+        directions, lengths = self.module.directions()
+        as_recorded = directions.movedim(1, -1).flatten(1)
+        self.recorded["weight"] = Standardised(of_filters, as_recorded, lengths)
+        return of_rows
 
     def _filters(self) -> Tensor:
         with torch.no_grad():

@@ -1,6 +1,6 @@
 """One parameter's gradient for each patient of a batch: written out, or as the two factors whose product it is."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,9 +37,31 @@ class Written:
         """The patients for whom `patients`, (patients,) bool, is true."""
         return Written(self.values[patients])
 
+    def along(self, filters: Tensor) -> Tensor:
+        """⟨gradient, filter⟩ of gradients (patients, p, d) with each of the filters (p, d), (patients, p)."""
+        return self._reduced(lambda values: (values * filters).sum(dim=2))
+
+    def filter_sums(self, along: Tensor, scales: Tensor) -> "FilterSums":
+        """Of each patient's share in `weighted_sum`; `along` as from there, scales as in `squared_norms`."""
+        scales = scales.double()[:, None]
+        squares = self._filter_squares * scales.square()
+        return FilterSums(squares, self._filter_sums * scales, along.double() * scales, squares)
+
     @cached_property
     def _squares(self) -> Tensor:
         return _squared_lengths(self.values.flatten(1)).double()
+
+    @cached_property
+    def _filter_squares(self) -> Tensor:
+        return self._reduced(lambda values: values.square().sum(dim=2)).double()
+
+    @cached_property
+    def _filter_sums(self) -> Tensor:
+        return self._reduced(lambda values: values.sum(dim=2)).double()
+
+    def _reduced(self, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+        parts = torch.split(self.values, max(1, AT_A_TIME // self.values[0].numel())) if len(self.values) else ()
+        return torch.cat([reduce(part.float()) for part in parts]) if parts else reduce(self.values.float())
 
 
 @dataclass(frozen=True)
@@ -74,6 +96,29 @@ class Factored:
         """The patients for whom `patients`, (patients,) bool, is true."""
         return Factored(self.inputs[patients], self.outputs[patients], self.rounded)
 
+    def along(self, filters: Tensor) -> Tensor:
+        """⟨input, filter⟩ of every input with each of the filters (p, d), (patients, t, p)."""
+        return self.inputs @ filters.T
+
+    def filter_sums(self, along: Tensor, scales: Tensor) -> "FilterSums":
+        """Of each patient's share in `weighted_sum`; `along` as from there, scales as in `squared_norms`."""
+        outputs = self._scaled(scales)
+        lengths = self._inner_inputs.diagonal(dim1=1, dim2=2).sqrt()[:, :, None]
+
+        def over_places(values: Tensor) -> Tensor:
+            return (outputs * values).sum(dim=1, dtype=torch.float64)
+
+        return FilterSums(
+            squares=over_places(torch.bmm(self._inner_inputs, outputs)),
+            sums=over_places(self._input_sums),
+            along=over_places(along),
+            sizes=(outputs.abs() * lengths).sum(dim=1, dtype=torch.float64).square(),
+        )
+
+    @cached_property
+    def _input_sums(self) -> Tensor:
+        return self.inputs.sum(dim=2, keepdim=True)
+
     def _scaled(self, scales: Tensor) -> Tensor:
         outputs = self.outputs * scales[:, None, None]
         return outputs.bfloat16().float() if self.rounded else outputs
@@ -89,7 +134,57 @@ class Factored:
             return torch.bmm(rows, rows.mT)
 
 
-PatientGradients = Written | Factored
+@dataclass(frozen=True)
+class FilterSums:
+    """What a patient's gradients u of filters say about their length across the filters, each (patients, p) float64.
+
+    squares are ‖u‖², sums Σu, along ⟨u, filter⟩; sizes bound the terms that cancel in squares, for the rounding.
+    """
+
+    squares: Tensor
+    sums: Tensor
+    along: Tensor
+    sizes: Tensor
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """Gradients of weights w from those of the filters g(w) = (w − w̄) / ‖w − w̄‖, without writing out a patient's.
+
+    A gradient u of a filter with d values becomes (u − ū − ⟨u, g⟩g) / ‖w − w̄‖: linear in u, so that one sum is pulled
+    back, and its squared length is (‖u‖² − (Σu)²/d − ⟨u, g⟩²) / ‖w − w̄‖².
+
+    of_filters are the gradients u; filters is g, (p, d), a row of zeros where nothing is taken out along it; lengths
+    is ‖w − w̄‖, (p,).
+    """
+
+    of_filters: Written | Factored
+    filters: Tensor
+    lengths: Tensor
+
+    def squared_norms(self, scales: Tensor) -> Tensor:
+        """Squared L2 norm of each patient's share in `weighted_sum`, (patients,) float64; scales as there."""
+        found = self.of_filters.filter_sums(self._along, scales)
+        across = found.squares - found.sums.square() / self.filters.shape[1] - found.along.square()
+        # The difference may be small beside what it is taken of, whose rounding then counts.
+        return ((across.clamp_min(0) + _ROUNDING * found.sizes) / self.lengths.double().square()).sum(dim=1)
+
+    def weighted_sum(self, scales: Tensor) -> Tensor:
+        """Sum of scale times gradient, (p, d) float32; scales are (patients,) float32."""
+        summed = self.of_filters.weighted_sum(scales)
+        along = (summed * self.filters).sum(dim=1, keepdim=True)
+        return (summed - summed.mean(dim=1, keepdim=True) - along * self.filters) / self.lengths[:, None]
+
+    def only(self, patients: Tensor) -> "Standardised":
+        """The patients for whom `patients`, (patients,) bool, is true."""
+        return Standardised(self.of_filters.only(patients), self.filters, self.lengths)
+
+    @cached_property
+    def _along(self) -> Tensor:
+        return self.of_filters.along(self.filters)
+
+
+PatientGradients = Written | Factored | Standardised
 
 
 def better_factored(t: int, d: int, p: int) -> bool:

@@ -18,8 +18,6 @@ class RecordingLayer(ABC):
     the backward pass, `recorded` holds the gradients by the parameter's name in the module.
     """
 
-    always_written = False  # whether the layer needs the weight's gradients in full
-
     def __init__(self, module: nn.Module, *, views: int, dtype: torch.dtype, anchor: Tensor) -> None:
         self.module: Any = module
         self.views, self.dtype = views, dtype
@@ -53,10 +51,6 @@ class RecordingLayer(ABC):
         """A sum of recorded gradients of the weight, in the weight's own shape."""
         return weight
 
-    def written(self, values: Tensor) -> Written:
-        """The weight's gradients (patients, p, d), recorded as they are, or as the layer's weight needs them."""
-        return Written(values)
-
     def _bias(self) -> Tensor | None:
         return None if self.module.bias is None else self.module.bias.detach().to(self.dtype)
 
@@ -72,7 +66,7 @@ class RecordingLayer(ABC):
         outputs = outputs.reshape(patients, t, p)
         if self.module.bias is not None:
             self.recorded["bias"] = Written(outputs.sum(dim=1, dtype=torch.float32))
-        if not self.always_written and better_factored(t, d, p):
+        if better_factored(t, d, p):
             inputs = inputs_of(rows.float()).reshape(patients, t, d)
             self.recorded["weight"] = Factored(inputs, outputs.float(), rounded=self.dtype == torch.bfloat16)
             return
@@ -82,7 +76,7 @@ class RecordingLayer(ABC):
             part = slice(first, first + some)
             inputs = inputs_of(rows[first * self.views : (first + some) * self.views]).reshape(-1, t, d)
             torch.bmm(outputs[part].mT, inputs, out=values[part])
-        self.recorded["weight"] = self.written(values)
+        self.recorded["weight"] = Written(values)
 
 
 class _Step(torch.autograd.Function):

@@ -132,6 +132,19 @@ def test_no_loss_leaves_a_private_training(plan_with):
     assert np.linalg.norm(result.delta) > 0
 
 
+@pytest.mark.parametrize("trust", ["local", "distributed"])
+def test_private_training_computes_in_the_precision_that_is_asked_for(plan_with, trust):
+    def change(precision):
+        work = site(plan_with(privacy__enabled=True, training__precision=precision))
+        if trust == "distributed":
+            return work.gradient(start(), mean=0.4, std=0.3, noise=SeededNoise(1))
+        return trained(work, seed=1).delta
+
+    exact, rounded = change("float32"), change("bfloat16")
+    np.testing.assert_array_equal(exact, change("float32"))
+    assert 1e-4 < np.linalg.norm(rounded - exact) / np.linalg.norm(exact) < 0.1
+
+
 def test_a_change_beyond_the_norm_bound_is_scaled_down_to_it(plan_with):
     free = trained(site(plan_with()))
     bound = 0.5 * np.linalg.norm(free.delta)

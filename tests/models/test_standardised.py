@@ -1,11 +1,10 @@
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from primia.models.standardised import SMALLEST_NORM, StandardisedConv2d
+from primia.models.standardised import StandardisedConv2d
 from primia.training.private import private_gradient
 
 
@@ -32,29 +31,6 @@ def test_it_is_a_plain_convolution_with_the_standardised_weight():
     layer = convolution(1, stride=2)
     maps = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(layer(maps), functional.conv2d(maps, layer.standardised(), stride=2, padding=1))
-
-
-@pytest.mark.parametrize("flatten_filter", [False, True])
-def test_pulling_back_gives_the_gradient_of_the_raw_weight_for_one_and_for_many(flatten_filter):
-    layer = convolution(3).double()
-    if flatten_filter:
-        with torch.no_grad():
-            layer.weight[0].mul_(1e-2 * SMALLEST_NORM)
-    upstream = torch.randn(4, 5, 2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    expected = torch.stack(
-        [torch.autograd.grad((layer.standardised() * one).sum(), layer.weight)[0] for one in upstream]
-    )
-    assert torch.allclose(layer.pull_back(upstream), expected, rtol=1e-9, atol=1e-9)
-    assert torch.allclose(layer.pull_back(upstream.sum(dim=0)), expected.sum(dim=0), rtol=1e-9, atol=1e-9)
-
-
-def test_the_norm_of_a_pulled_back_gradient_needs_three_numbers_of_each_filter():
-    layer = convolution(4).double()
-    gradient = torch.randn(5, 2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    flat, filters, raw = gradient.flatten(1), layer.standardised().flatten(1), layer.weight.flatten(1)
-    spread = (raw - raw.mean(dim=1, keepdim=True)).square().sum(dim=1)
-    squares = flat.square().sum(dim=1) - flat.sum(dim=1).square() / 18 - (flat * filters).sum(dim=1).square()
-    assert torch.allclose(layer.pull_back(gradient).flatten(1).square().sum(dim=1), squares / spread)
 
 
 def test_private_training_clips_the_gradient_of_the_raw_weights():

@@ -59,12 +59,25 @@ def convolutional(**changes):
     )
 
 
+def standardised():
+    """Standardised convolutions, of which some are quicker written out and some never written."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        StandardisedConv2d(1, 32, 3, stride=2, padding=1, bias=False),
+        ResidualBlock(32, 32, stride=1),
+        StandardisedConv2d(32, 4, 3),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    )
+
+
 HEADS = {
     "resnet18": (lambda: build_network("resnet18", classes=3, pixels=32, seed=0).head, (2, 1, 32, 32)),
     "convnet": (lambda: build_network("convnet", classes=3, pixels=32, seed=0).head, (5, 1, 32, 32)),
     "scattering": (lambda: build_network("scattering", classes=3, pixels=32, seed=0).head, (5, 217, 4, 4)),
     "every option": (convolutional, (5, 1, 12, 12)),
     "sequence": (lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Flatten(), nn.Linear(30, 3)), (5, 6, 4)),
+    "standardised": (standardised, (5, 1, 12, 12)),
     "one layer": (lambda: nn.Linear(7, 3), (5, 7)),
 }
 
@@ -78,7 +91,7 @@ def test_the_sum_is_that_of_a_loop_of_single_backward_passes(name):
 
 
 @pytest.mark.parametrize("cost", [0, math.inf], ids=["written out", "factored"])
-@pytest.mark.parametrize("name", ["convnet", "every option", "sequence"])
+@pytest.mark.parametrize("name", ["convnet", "every option", "sequence", "standardised"])
 @pytest.mark.parametrize("views", [1, 3])
 def test_both_forms_of_a_gradient_give_the_same_sum(monkeypatch, cost, name, views):
     monkeypatch.setattr(patient_gradients, "_COST_OF_A_VALUE", cost)
@@ -88,21 +101,6 @@ def test_both_forms_of_a_gradient_give_the_same_sum(monkeypatch, cost, name, vie
         found = clipped_sum(head, rows=rows, labels=labels, clip_norm=clip_norm, views=views)
         expected = loop(head, rows, labels, clip_norm=clip_norm, views=views)
         assert largest_error(found, expected) <= 1e-5 * max(1.0, clip_norm / 10)
-
-
-def test_the_filters_of_a_standardised_convolution_are_clipped_where_they_are_learned():
-    torch.manual_seed(0)
-    head = nn.Sequential(
-        StandardisedConv2d(1, 32, 3, stride=2, padding=1, bias=False),
-        ResidualBlock(32, 32, stride=1),
-        StandardisedConv2d(32, 4, 3),
-        nn.Flatten(),
-        nn.Linear(64, 3),
-    )
-    rows, labels = batch(4, 1, 12, 12)
-    for clip_norm in (0.1, 1.0, 100.0):
-        found = clipped_sum(head, rows=rows, labels=labels, clip_norm=clip_norm)
-        assert largest_error(found, loop(head, rows, labels, clip_norm=clip_norm)) <= 1e-5
 
 
 @pytest.mark.parametrize("architecture", ["scattering", "convnet", "resnet18"])
@@ -134,14 +132,18 @@ def test_no_contribution_is_longer_than_the_clip_norm(name, precision):
             assert 0.98 * clip_norm < norm(alone) <= clip_norm
 
 
-@pytest.mark.parametrize("name", ["convnet", "every option", "scattering"])
-def test_bfloat16_is_the_same_gradient_up_to_its_rounding(name):
+@pytest.mark.parametrize(
+    ("name", "rounding"),
+    # What pulling back takes out of a gradient takes no rounding with it.
+    [("convnet", 0.05), ("every option", 0.05), ("scattering", 0.05), ("standardised", 0.1)],
+)
+def test_bfloat16_is_the_same_gradient_up_to_its_rounding(name, rounding):
     make, shape = HEADS[name]
     head, (rows, labels) = make(), batch(*shape)
     exact = clipped_sum(head, rows=rows, labels=labels, clip_norm=1.0)
     rounded = clipped_sum(head, rows=rows, labels=labels, clip_norm=1.0, precision="bfloat16")
     assert all(value.dtype == torch.float32 for value in rounded.values())
-    assert norm({name: rounded[name] - exact[name] for name in exact}) < 0.05 * norm(exact)
+    assert norm({name: rounded[name] - exact[name] for name in exact}) < rounding * norm(exact)
 
 
 def test_a_scale_that_rounds_a_cancelling_gradient_above_the_clip_norm_is_taken_back():
