@@ -21,7 +21,7 @@ def draw_utility(path: Path, cells: Sequence[Mapping[str, Any]]) -> None:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"font.size": 9, "savefig.dpi": 110, "figure.constrained_layout.use": True}):
-        figure = Figure(figsize=(10, 4.2))
+        figure = Figure(figsize=(10, 4.6))
         left, right = figure.subplots(1, 2)
         _draw(left, cells, "mcc", title="MCC, three classes")
         left.axhline(EXPERT_MCC, color="#999999", linestyle="--", label="human expert")
@@ -32,7 +32,9 @@ def draw_utility(path: Path, cells: Sequence[Mapping[str, Any]]) -> None:
             axes.set(xscale="log", xlabel="ε per patient")
             axes.set_xticks([1, 3, 8, NO_PRIVACY_AT], ["1", "3", "8", "none"])
             axes.minorticks_off()
-            axes.legend(fontsize=7)
+        lines = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in (left, right))
+        named = {label: line for pairs in lines for line, label in pairs}
+        figure.legend(named.values(), named, loc="outside lower center", ncols=4, fontsize=7)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Software": None})
 
