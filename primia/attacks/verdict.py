@@ -1,8 +1,8 @@
 """The one place where trials and controls become PASS, FAIL or INCONCLUSIVE."""
 
 from primia.attacks.contract import Controls, ReleaseCheck, Trials, Verdict
+from primia.config import CONVINCING_RATE
 
-POSITIVE_RATE = 0.9  # an attacker below this on an undefended release proves nothing by failing
 # A sound attacker misses its chance interval by luck; at 0.999 that happens once in a thousand reports, while
 # an attacker that learns the answer by mistake is far outside.
 NEGATIVE_CONFIDENCE = 0.999
@@ -31,7 +31,8 @@ def judge(
     low, high = trials.interval(confidence)
     found = (
         f"the attacker named the right patient in {trials.successes} of {trials.total} updates "
-        f"({trials.rate:.1%}, {confidence:.0%} interval {low:.1%} to {high:.1%}, blind guessing {trials.chance:.1%})"
+        f"({trials.rate:.1%}, {100 * confidence:g}% interval {low:.1%} to {high:.1%}, "
+        f"blind guessing {trials.chance:.1%})"
     )
     if bound is None:
         return Verdict.FAIL, f"Training ran without differential privacy, so nothing limits this attack: {found}."
@@ -97,10 +98,10 @@ def _doubt(controls: Controls, confidence: float) -> str | None:
             f"but blind guessing is {negative.chance:.1%}: the trials are not fair, so nothing follows from them."
         )
     low, _ = positive.interval(confidence)
-    if low < POSITIVE_RATE:
+    if low < CONVINCING_RATE:
         return (
             f"Without noise and clipping the same attacker was right in only {positive.successes} of {positive.total} "
-            f"(lower end {low:.1%}, needed {POSITIVE_RATE:.0%}): it is too weak, or the trials too few, "
+            f"(lower end {low:.1%}, needed {CONVINCING_RATE:.0%}): it is too weak, or the trials too few, "
             "for its failure to mean anything."
         )
     return None

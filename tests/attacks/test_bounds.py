@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
-from scipy.stats import binomtest, norm
+from scipy.stats import binom, binomtest, norm
 
 from primia.attacks.bounds import clopper_pearson, gaussian_reconstruction_bound
 
@@ -35,3 +35,13 @@ def test_the_interval_is_the_exact_one_of_scipy(total: int, share: float, confid
     assert clopper_pearson(successes, total, confidence=confidence) == pytest.approx(
         (expected.low, expected.high), abs=1e-9
     )
+
+
+@given(total=st.integers(1, 300), rate=st.floats(0.001, 0.999), confidence=st.sampled_from([0.9, 0.95, 0.999]))
+def test_a_true_rate_lies_below_the_interval_no_more_often_than_the_confidence_allows(total, rate, confidence):
+    below = [
+        successes
+        for successes in range(total + 1)
+        if clopper_pearson(successes, total, confidence=confidence)[0] > rate
+    ]
+    assert binom.pmf(below, total, rate).sum() <= (1 - confidence) / 2 * (1 + 1e-6)

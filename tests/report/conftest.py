@@ -171,6 +171,7 @@ def write_attack(results):
         "verdict": "PASS",
         "reason": "3.5 % of 200 trials stay within the bound of 8.1 %; undefended, the attacker finds all.",
         **trials(0.035),
+        "confidence": 0.999,
         "bound": 0.081,
         "controls": {"positive": trials(1.0), "negative": trials(0.015)},
         "seconds": 6.1,
