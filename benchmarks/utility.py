@@ -38,6 +38,8 @@ SEEDS = (1, 2, 3)
 EPSILONS = (None, 8.0, 3.0, 1.0)
 TRUST = ("local", "distributed")
 PRETRAIN = ("none", "phantom")
+# What decides a cell, besides the images.
+DECISIVE = {"model", "training", "federation", "secure_aggregation", "privacy", "evaluation"}
 
 # A deep network cannot take every patient in every step in reasonable time; the linear head can, which wastes least.
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
@@ -112,7 +114,7 @@ def overlaid(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(
-    cells: Iterable[Cell], base: dict[str, Any], *, sites: Path, test: ImageSet, state: Path, out: Path
+    cells: Iterable[Cell], base: dict[str, Any], *, sites: Path, test_file: Path, state: Path, out: Path
 ) -> None:
     """Run the cells that `out` does not hold yet, and write `out` after each.
 
@@ -120,29 +122,42 @@ def measure(
         cells: of the grid.
         base: all of params.yaml as a mapping.
         sites: holds a folder per hospital.
-        test: the central test set.
+        test_file: the central test set.
         state: outlives the call, so that a killed federation is resumed; a folder per cell.
         out: the JSON file.
     """
     told: dict[str, Any] = read_json(out) if out.exists() else {"cells": {}}
+    images = _images_digest(sites, test_file)
+    test = load_image_set(test_file)
     for cell in cells:
         params = cell.params(base)
-        digest = hashlib.sha256(params.model_dump_json().encode()).hexdigest()
+        # Keys that are added later do not make old figures stale.
+        decisive = params.model_dump_json(include=DECISIVE, exclude_defaults=True)
+        digest = hashlib.sha256(f"{images}\0{decisive}".encode()).hexdigest()
         if told["cells"].get(cell.name, {}).get("params_digest") == digest:
             continue
         told["cells"][cell.name] = {
-            **_measured(cell, params, sites=sites, test=test, state=state),
+            **_measured(cell, params, sites=sites, test=test, state=state / digest[:16]),
             "params_digest": digest,
         }
         write_json(out, told)
         print(json.dumps({"cell": cell.name, "mcc": told["cells"][cell.name]["mcc"]}, ensure_ascii=False), flush=True)
 
 
+def _images_digest(sites: Path, test_file: Path) -> str:
+    """SHA-256 of all prepared images, of the hospitals and of the test set."""
+    digest = hashlib.sha256()
+    for path in sorted([*sites.rglob("*.safetensors"), test_file]):
+        digest.update(repr(path.relative_to(sites.parent).as_posix()).encode())
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
 def _measured(cell: Cell, params: Params, *, sites: Path, test: ImageSet, state: Path) -> dict[str, Any]:
-    name = hashlib.sha256(params.model_dump_json().encode()).hexdigest()[:16]
     # The owner of this machine stands for all hospitals; their floors are not what is measured.
     floors = Floors(allow_newcomers=True, maximum_epsilon=100.0, maximum_delta=1.0)
-    result = federate(params, sites=sites, state=state / name, floors=floors)
+    result = federate(params, sites=sites, state=state, floors=floors)
     judged = evaluate(result.model, test, settings=params.evaluation)
     privacy = result.plan.privacy
     return {
@@ -207,8 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     base["ingest"]["folder"] = str(chosen.data)
     prepare(parse_params(base), chosen.work)
-    test = load_image_set(chosen.work / "test" / "test.safetensors")
-    measure(cells, base, sites=chosen.work / "sites", test=test, state=chosen.work / "state", out=chosen.out)
+    test = chosen.work / "test" / "test.safetensors"
+    measure(cells, base, sites=chosen.work / "sites", test_file=test, state=chosen.work / "state", out=chosen.out)
     draw_utility(chosen.out.with_suffix(".png"), list(read_json(chosen.out)["cells"].values()))
 
 

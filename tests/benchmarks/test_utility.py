@@ -6,7 +6,6 @@ from federating import parameters, write_sites
 
 from benchmarks.utility import Cell, grid, measure, overlaid
 from benchmarks.utility_plot import draw_utility
-from primia.data.image_set import load_image_set
 
 
 def test_the_grid_is_full_for_the_scattering_network_and_every_cell_has_its_own_name():
@@ -28,9 +27,9 @@ def test_overlaying_changes_what_is_named_and_nothing_else():
 def test_cells_are_measured_once_and_drawn(tmp_path, request, capsys):
     base = parameters(request.path.parents[2], federation__rounds=1).model_dump(mode="json")
     write_sites(tmp_path / "sites")
-    test = load_image_set(tmp_path / "sites" / "hill" / "validation.safetensors")
+    test = tmp_path / "sites" / "hill" / "validation.safetensors"
     cells = [Cell("convnet", epsilon, "local", "none", 1) for epsilon in (None, 8.0)]
-    place = {"sites": tmp_path / "sites", "test": test, "state": tmp_path / "state", "out": tmp_path / "xray.json"}
+    place = {"sites": tmp_path / "sites", "test_file": test, "state": tmp_path / "state", "out": tmp_path / "xray.json"}
     measure(cells, base, **place)
     first = capsys.readouterr().out
     assert [json.loads(line)["cell"] for line in first.splitlines()] == [cell.name for cell in cells]
@@ -38,6 +37,8 @@ def test_cells_are_measured_once_and_drawn(tmp_path, request, capsys):
     assert capsys.readouterr().out == "", "what is in the file is not run again"
     measure(cells[:1], overlaid(base, {"federation": {"rounds": 2}}), **place)
     assert len(capsys.readouterr().out.splitlines()) == 1, "other parameters are another cell"
+    measure(cells[:1], overlaid(base, {"federation": {"rounds": 2}, "attack": {"gallery": 32}}), **place)
+    assert capsys.readouterr().out == "", "what does not decide a cell does not count"
 
     told = yaml.safe_load((tmp_path / "xray.json").read_text())["cells"]
     open_one, private = (told[cell.name] for cell in cells)
