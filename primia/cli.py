@@ -36,7 +36,7 @@ Keys = Annotated[Path, typer.Option(help="Folder of the keys; the secret key nev
 @app.command()
 def keygen(server: Server, keys: Keys = DEFAULT_KEYS) -> None:
     """Make a secret key and the evaluation keys that fit the server's model."""
-    from primia.encrypted.client import Client
+    from primia.encrypted.client.client import Client
 
     client = Client.keygen(keys, server)
     typer.echo(f"Keys are in {keys}; the evaluation keys ({client.key_bytes / 1e6:.0f} MB) go to the server once.")
@@ -50,7 +50,7 @@ def diagnose(
     explain: Annotated[bool, typer.Option(help="Show seconds and bytes of each step.")] = False,
 ) -> None:
     """Encrypt an image here, have it diagnosed there, decrypt the answer here."""
-    from primia.encrypted.client import Client
+    from primia.encrypted.client.client import Client
 
     diagnosis = Client(keys).diagnose(image, server)
     for name, probability in diagnosis.probabilities.items():

@@ -60,7 +60,7 @@ def serve_bundle(root: Path, *, host: str, port: int) -> None:
     import uvicorn
 
     from primia.encrypted.bundle import load_bundle
-    from primia.encrypted.server import create_app
+    from primia.encrypted.service.app import create_app
 
     require_free(port, host=host, way_out=f"choose another: --port {port + 1}")
     bundle = load_bundle(root / ENCRYPTED)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from primia.encrypted.bundle import Bundle
-from primia.encrypted.client import answer_logits, image_slots
 from primia.encrypted.engine import Engine
+from primia.encrypted.inputs import answer_logits, image_slots, image_values
 from primia.encrypted.packing import Floats
 from primia.errors import EncryptionError
 
@@ -49,9 +49,7 @@ class Agreement:
 
 def plaintext_logits(bundle: Bundle, images: "Tensor") -> Floats:
     """What the encrypted network says in the clear: images (n, 1, p, p) in [0, 1] -> logits (n, classes)."""
-    said = bundle.specification
-    inputs = np.stack([image_slots(image, said)[: said.network_pixels**2] for image in images])
-    return bundle.plan.logits(inputs)
+    return bundle.plan.logits(image_values(images, bundle.specification))
 
 
 def encrypted_agreement(bundle: Bundle, images: "Tensor", *, image_ids: Sequence[str]) -> Agreement:
@@ -72,17 +70,16 @@ def encrypted_agreement(bundle: Bundle, images: "Tensor", *, image_ids: Sequence
     latencies, evaluations, uploads, replies = [], [], [], []
     for image, image_id in zip(images, image_ids, strict=True):
         started = time.perf_counter()
-        slots = image_slots(image, said)
-        upload = engine.scheme.encrypt(slots, secret)
+        upload = [engine.scheme.encrypt(slots, secret) for slots in image_slots(image, said)]
         sent = time.perf_counter()
         reply = engine.evaluate(upload, keys)
         received = time.perf_counter()
         encrypted = answer_logits(engine.scheme.decrypt(reply, secret), said)
         latencies.append(time.perf_counter() - started)
         evaluations.append(received - sent)
-        uploads.append(len(upload))
+        uploads.append(sum(map(len, upload)))
         replies.append(len(reply))
-        plaintext = bundle.plan.logits(slots[None, : said.network_pixels**2])[0]
+        plaintext = plaintext_logits(bundle, image[None])[0]
         same.append(bool(np.argmax(plaintext) == np.argmax(encrypted)))
         for label, clear, decrypted in zip(said.classes, plaintext, encrypted, strict=True):
             rows.append(LogitRow(image=image_id, label=label, plaintext=float(clear), encrypted=float(decrypted)))

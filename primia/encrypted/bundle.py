@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from primia.encrypted.parameters import Specification
+from primia.encrypted.parameters import Packing, Specification
 from primia.encrypted.plan import Plan, compile_network
 from primia.errors import EncryptionError
 from primia.files import folder_in_progress, read_json, write_bytes, write_json
@@ -51,9 +51,9 @@ class Bundle:
         fits = (
             all(before[0] == after[1] for before, after in itertools.pairwise(shapes))
             and all(len(offset) == rows for offset, (rows, _) in zip(self.plan.offsets, shapes, strict=True))
-            and shapes[0][1] == said.network_pixels**2
+            and shapes[0][1] == said.packing.values
             and shapes[-1][0] == len(said.classes)
-            and said.period == self.plan.period
+            and said.packing.period(said.parameters.slots) == self.plan.period
             and said.parameters == self.plan.parameters
         )
         if not fits:
@@ -86,10 +86,10 @@ def make_bundle(
         parameters=plan.parameters,
         classes=tuple(classes),
         pipeline_pixels=pipeline_pixels,
-        network_pixels=network.pixels,
+        front="shrink",
         mean=float(network.mean),
         std=float(network.std),
-        period=plan.period,
+        packing=Packing(channels=1, height=network.pixels, width=network.pixels),
         model_digest="0" * 64,
         teacher_digest=teacher_digest,
     )

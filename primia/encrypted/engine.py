@@ -1,6 +1,7 @@
 """The server's side of a diagnosis: the plan evaluated on a ciphertext it cannot read."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,13 +64,15 @@ class Engine:
             )
         self._layers = tuple(layers)
 
-    def evaluate(self, content: bytes, keys: EvaluationKeys) -> bytes:
-        """An encrypted, packed image -> the encrypted logits at the lowest level, flooded and re-randomised.
+    def evaluate(self, contents: Sequence[bytes], keys: EvaluationKeys) -> bytes:
+        """The ciphertexts of an image -> the encrypted logits at the lowest level, flooded and re-randomised.
 
         Raises:
             EncryptionError: the bytes are no ciphertext of the agreed form, or the keys cannot serve it.
         """
-        value = self.scheme.load_fresh(content)
+        if len(contents) != 1:
+            raise EncryptionError(f"A question has 1 ciphertext here, not {len(contents)}; encrypt the image again.")
+        value = self.scheme.load_fresh(contents[0])
         with in_one_sentence("The encrypted image"):
             for index, layer in enumerate(self._layers):
                 if index > 0:

@@ -1,8 +1,10 @@
 """The public half of the encrypted service: encryption parameters and what a client must know of the model."""
 
 import hashlib
-from typing import Annotated
+from typing import Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from primia.errors import EncryptionError
@@ -36,6 +38,11 @@ class Parameters(_Public):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     @property
+    def slots(self) -> int:
+        """Values that one ciphertext holds."""
+        return SLOTS
+
+    @property
     def levels(self) -> int:
         """Multiplications in a row that the parameters allow."""
         return len(self.modulus_bits) - 2
@@ -67,22 +74,78 @@ def parameters_for(*, levels: int, rotations: tuple[int, ...]) -> Parameters | N
     return Parameters(modulus_bits=bits, scale_bits=scale, galois_elements=elements)
 
 
-class Specification(_Public):
-    """What GET /model answers: enough to encrypt an image and to read the answer, nothing of the weights.
+class Packing(_Public):
+    """How the values a network takes are laid into slots: (channels, height, width) in row-major order.
 
-    pipeline_pixels: side of the image that preprocessing gives; network_pixels: side after shrinking by area;
-    mean, std: standardise the shrunken image; period: the flattened image is padded to it and repeated over all slots.
+    The image is cut into patches of `patch` x `patch` pixels. A plane holds the pixels at one offset in all patches
+    of one channel, so that a convolution whose stride is its size moves whole planes only. Each plane takes `stride`
+    slots, a power of two; with `stride` null the values follow one another through all ciphertexts.
+    """
+
+    channels: int = Field(ge=1, le=4096)
+    height: int = Field(ge=1, le=4096)
+    width: int = Field(ge=1, le=4096)
+    patch: int = Field(default=1, ge=1, le=64)
+    stride: int | None = Field(default=None, ge=1, le=SLOTS)
+
+    @property
+    def values(self) -> int:
+        """Number of values."""
+        return self.channels * self.height * self.width
+
+    def ciphertexts(self, slots: int) -> int:
+        """Ciphertexts of so many slots that an image takes."""
+        if self.stride is None:
+            return -(-self.values // slots)
+        return -(-self.channels * self.patch**2 // (slots // self.stride))
+
+    def period(self, slots: int) -> int:
+        """Slots after which the values repeat: those of all ciphertexts, or fewer if they fit one several times."""
+        count = self.ciphertexts(slots)
+        if count > 1:
+            return count * slots
+        used = self.values if self.stride is None else self.channels * self.patch**2 * self.stride
+        return 1 << (used - 1).bit_length()
+
+    def places(self, slots: int) -> NDArray[np.int64]:
+        """The slot of each value, counted through all ciphertexts: (values,)."""
+        if self.stride is None:
+            return np.arange(self.values)
+        channel, row, column = np.unravel_index(np.arange(self.values), (self.channels, self.height, self.width))
+        size = self.patch
+        plane = (channel * size + row % size) * size + column % size
+        position = (row // size) * (self.width // size) + column // size
+        return np.asarray(plane * self.stride + position)
+
+
+class Specification(_Public):
+    """What GET /models/{name} tells: enough to encrypt an image and to read the answer, nothing of the weights.
+
+    pipeline_pixels: side of the image that preprocessing gives. front: what the client computes in the clear, without
+    learned weights: `shrink` (by area, to the size of the packing, then standardise) or `scattering` (standardise,
+    then scatter). mean, std: of that standardisation. packing: how the front's values lie in the slots. The answer
+    repeats the logits, padded to a power of two, over all slots.
     """
 
     parameters: Parameters
     classes: tuple[str, ...] = Field(min_length=2, max_length=SLOTS)
     pipeline_pixels: int = Field(ge=1, le=4096)
-    network_pixels: int = Field(ge=1, le=64)
+    front: Literal["shrink", "scattering"]
     mean: float = Field(allow_inf_nan=False)
     std: float = Field(gt=0.0, allow_inf_nan=False)
-    period: int = Field(ge=1, le=SLOTS)
+    packing: Packing
     model_digest: Digest
     teacher_digest: Digest
+
+    @property
+    def ciphertexts(self) -> int:
+        """Ciphertexts of a question."""
+        return self.packing.ciphertexts(self.parameters.slots)
+
+    @property
+    def most_question_bytes(self) -> int:
+        """Largest size of a question, with room for its frame."""
+        return self.ciphertexts * self.parameters.most_ciphertext_bytes + 4096
 
 
 def parse_specification(content: bytes, *, where: str) -> Specification:

@@ -118,7 +118,7 @@ def test_the_evaluation_keys_hold_no_secret_key_and_do_not_decrypt(small) -> Non
 def test_another_secret_key_decrypts_to_noise(small) -> None:
     scheme = small.engine.scheme
     stranger = scheme.load_secret(scheme.generate_keys()[0])
-    answer = small.engine.evaluate(small.fresh, small.keys)
+    answer = small.engine.evaluate([small.fresh], small.keys)
     assert np.abs(scheme.decrypt(answer, stranger)).mean() > 1.0
     assert np.abs(scheme.decrypt(answer, small.secret)).max() < 20.0
 

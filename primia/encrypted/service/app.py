@@ -12,9 +12,9 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
-from primia.encrypted import worker
 from primia.encrypted.bundle import Bundle
-from primia.encrypted.key_store import KeyStore
+from primia.encrypted.service import worker
+from primia.encrypted.service.key_store import KeyStore
 from primia.errors import EncryptionError
 
 BINARY = "application/octet-stream"

@@ -59,4 +59,4 @@ def check_keys(path: Path) -> None:
 def evaluate(path: Path, ciphertext: bytes) -> bytes:
     """Evaluate the plan on a ciphertext with the keys in a file."""
     assert _worker is not None
-    return _worker.engine.evaluate(ciphertext, _worker.keys_at(path))
+    return _worker.engine.evaluate([ciphertext], _worker.keys_at(path))

@@ -14,8 +14,9 @@ import uvicorn
 from PIL import Image
 
 from primia.data.preprocess import load_image
-from primia.encrypted.client import SECRET_FILE, Client, image_slots
-from primia.encrypted.server import MOST_UPLOADS, create_app
+from primia.encrypted.client.client import SECRET_FILE, Client
+from primia.encrypted.inputs import image_slots
+from primia.encrypted.service.app import MOST_UPLOADS, create_app
 from primia.errors import EncryptionError
 
 pytestmark = pytest.mark.system  # a real server, and clients at once
@@ -73,7 +74,7 @@ def test_an_image_file_goes_through_the_pipelines_own_preprocessing(small, tmp_p
     tensor = load_image(tmp_path / "image.png", pixels=said.pipeline_pixels)
     assert np.array_equal(image_slots(tmp_path / "image.png", said), image_slots(tensor, said))
     expected = small.network.inputs(tensor[None])[0].numpy()
-    np.testing.assert_allclose(image_slots(tensor, said)[:64], expected, atol=1e-6)
+    np.testing.assert_allclose(image_slots(tensor, said)[0, :64], expected, atol=1e-6)
 
 
 def test_the_secret_key_stays_in_a_private_file(small, url, client) -> None:
@@ -96,10 +97,10 @@ def test_the_public_specification_tells_nothing_of_the_weights(small, url, http)
         "parameters",
         "classes",
         "pipeline_pixels",
-        "network_pixels",
+        "front",
         "mean",
         "std",
-        "period",
+        "packing",
         "model_digest",
         "teacher_digest",
     }

@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from primia.encrypted.key_store import KeyStore
+from primia.encrypted.service.key_store import KeyStore
 
 
 class Clock:

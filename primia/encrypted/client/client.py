@@ -12,7 +12,8 @@ import httpx
 import numpy as np
 
 from primia.encrypted.ckks import Scheme
-from primia.encrypted.packing import Floats, padded, repeat
+from primia.encrypted.inputs import answer_logits, image_slots
+from primia.encrypted.packing import Floats
 from primia.encrypted.parameters import Parameters, Specification, parse_specification
 from primia.errors import EncryptionError
 from primia.files import write_bytes
@@ -106,7 +107,8 @@ class Client:
     def encrypt_image(self, image: "Path | Tensor", specification: Specification) -> bytes:
         """Preprocess, shrink, standardise, pack and encrypt an image file, or a tensor (1, p, p) in [0, 1]."""
         self._check_parameters(specification)
-        return self.scheme.encrypt(image_slots(image, specification), self._secret)
+        (slots,) = image_slots(image, specification)
+        return self.scheme.encrypt(slots, self._secret)
 
     def decrypt(self, answer: bytes, specification: Specification) -> Floats:
         """The logits (classes,) in an encrypted answer."""
@@ -150,30 +152,6 @@ def fetch_specification(server: str | httpx.Client) -> Specification:
     """What a server says of its model; see `Specification`."""
     with _session(server) as session:
         return parse_specification(_asked(session, "GET", "/model").content, where=str(session.base_url))
-
-
-def image_slots(image: "Path | Tensor", specification: Specification) -> Floats:
-    """An image file, or a preprocessed tensor (1, p, p) in [0, 1], as slots ready to encrypt: (SLOTS,)."""
-    from primia.models.polynomial import shrink
-
-    if isinstance(image, Path):
-        from primia.data.preprocess import load_image
-
-        image = load_image(image, pixels=specification.pipeline_pixels)
-    expected = (1, specification.pipeline_pixels, specification.pipeline_pixels)
-    if tuple(image.shape) != expected:
-        raise EncryptionError(
-            f"The image has shape {tuple(image.shape)}, but the model takes {expected}; preprocess it to that size."
-        )
-    small = shrink(image[None], pixels=specification.network_pixels)[0].double().numpy()
-    return repeat((small - specification.mean) / specification.std, period=specification.period)
-
-
-def answer_logits(slots: Floats, specification: Specification) -> Floats:
-    """The logits (classes,) from decrypted slots (SLOTS,), which repeat them; the mean lowers the rounding noise."""
-    classes = len(specification.classes)
-    logits: Floats = slots.reshape(-1, padded(classes)).mean(axis=0)[:classes]
-    return logits
 
 
 def _softmax(logits: Floats) -> list[float]:

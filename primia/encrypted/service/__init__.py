@@ -1,0 +1,1 @@
+"""The diagnosis service: computes on ciphertexts that it cannot read."""
