@@ -9,7 +9,7 @@ from torch import Tensor
 
 from primia.config import Encryption
 from primia.errors import EncryptionError
-from primia.models.polynomial import PolynomialNetwork, shrink
+from primia.models.polynomial import PolynomialNetwork, dense_network, shrink
 
 BATCH = 128
 SHIFTED_COPIES = 3  # of each image; the teacher is asked about each copy, so shifts never make a wrong answer
@@ -58,7 +58,7 @@ def distil(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        network = PolynomialNetwork(settings.pixels, settings.hidden, answers.shape[-1])
+        network = dense_network(settings.pixels, settings.hidden, answers.shape[-1])
     small = shrink(variants[0], pixels=settings.pixels)
     network.mean.copy_(small.mean())
     network.std.copy_(small.std().clamp_min(1e-6))
@@ -67,7 +67,7 @@ def distil(
     _train(network, inputs, targets, spread=spread, settings=settings, generator=generator, on_epoch=on_epoch)
 
     with torch.no_grad():  # back to the teacher's own scale
-        for parameter in network.linears[-1].parameters():
+        for parameter in network.body[-1].parameters():
             parameter.mul_(spread)
     network.record_ranges(inputs.flatten(0, 1))
     return network

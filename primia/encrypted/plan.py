@@ -128,15 +128,19 @@ def compile_network(network: "PolynomialNetwork") -> Plan:
     Raises:
         EncryptionError: the network does not fit (see `Plan.check`).
     """
+    from torch import nn
+
     matrices: list[Floats] = []
     offsets: list[Floats] = []
-    for index, linear in enumerate(network.linears):
+    linears = [layer for layer in network.body if isinstance(layer, nn.Linear)]
+    norms = [layer for layer in network.body if isinstance(layer, nn.BatchNorm1d)]
+    for index, linear in enumerate(linears):
         matrix = _floats(linear.weight)
         offset = _floats(linear.bias)
         if index > 0:
             offset = offset - 0.25 * matrix.sum(axis=1)
-        if index < len(network.norms):
-            norm = cast("nn.BatchNorm1d", network.norms[index])
+        if index < len(norms):
+            norm = norms[index]
             factor = _floats(norm.weight) / np.sqrt(_floats(norm.running_var) + norm.eps)
             matrix = factor[:, None] * matrix
             offset = factor * (offset - _floats(norm.running_mean)) + _floats(norm.bias) + 0.5

@@ -10,7 +10,7 @@ import torch
 from primia.encrypted.bundle import Bundle, make_bundle
 from primia.encrypted.ckks import EvaluationKeys
 from primia.encrypted.engine import Engine
-from primia.models.polynomial import PolynomialNetwork
+from primia.models.polynomial import PolynomialNetwork, dense_network
 
 CLASSES = ("normal", "bacterial", "viral")
 TEACHER = "ab" * 32
@@ -20,9 +20,9 @@ def trained_network(*, pixels: int, hidden: int, classes: int, seed: int = 0) ->
     """Random weights, with batch-norm statistics and ranges of random images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = PolynomialNetwork(pixels, hidden, classes)
+        network = dense_network(pixels, hidden, classes)
         images = torch.rand(256, 1, 2 * pixels, 2 * pixels)
-        for norm in network.norms:
+        for norm in (layer for layer in network.body if isinstance(layer, torch.nn.BatchNorm1d)):
             torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
             torch.nn.init.normal_(norm.bias, std=0.3)
     network.mean.fill_(0.5)

@@ -71,6 +71,6 @@ def test_a_range_that_would_overflow_or_was_not_measured_is_refused(make_network
 
 def test_a_layer_of_zeros_is_refused(make_network) -> None:
     network = make_network(pixels=4, hidden=8, classes=3)
-    torch.nn.init.zeros_(network.linears[1].weight)
+    torch.nn.init.zeros_(network.body[4].weight)
     with pytest.raises(EncryptionError, match="Layer 2 has only zero weights"):
         compile_network(network)

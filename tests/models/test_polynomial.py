@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from primia.models.polynomial import PolynomialNetwork, shrink
+from primia.models.polynomial import dense_network, shrink
 
 
 def test_shrinking_averages_the_pixels_of_an_area() -> None:
@@ -14,24 +14,25 @@ def test_shrinking_by_a_ratio_that_is_no_integer_keeps_a_constant_image_constant
 
 
 def test_inputs_are_standardised_with_the_networks_mean_and_std() -> None:
-    network = PolynomialNetwork(2, 3, 2)
+    network = dense_network(2, 3, 2)
     network.mean.fill_(0.5)
     network.std.fill_(0.25)
     assert network.inputs(torch.ones(1, 1, 4, 4)).tolist() == [[2.0] * 4]
 
 
 def test_the_activation_is_x_squared_plus_x_after_the_batch_norm() -> None:
-    network = PolynomialNetwork(2, 3, 2).eval()
+    network = dense_network(2, 3, 2).eval()
     inputs = torch.randn(5, 4)
     value = inputs
-    for linear, norm in zip(network.linears, network.norms, strict=False):
-        value = norm(linear(value))
+    _, first, norm, _, second, other_norm, _, last = network.body
+    for linear, normalise in ((first, norm), (second, other_norm)):
+        value = normalise(linear(value))
         value = value**2 + value
-    assert torch.allclose(network(inputs), network.linears[2](value), atol=1e-6)
+    assert torch.allclose(network(inputs), last(value), atol=1e-6)
 
 
 def test_ranges_only_grow_and_are_those_of_evaluation() -> None:
-    network = PolynomialNetwork(2, 3, 2)
+    network = dense_network(2, 3, 2)
     inputs = torch.randn(50, 4)
     network.record_ranges(inputs)
     with torch.no_grad():
