@@ -2,11 +2,8 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
+from diagnosing import NAME, Registry, Service, running
 from PIL import Image
 
 from primia.encrypted.bundle import save_bundle
 from primia.encrypted.client.client import Client
-from primia.encrypted.service.app import create_app
 from primia.encrypted.service.release import Release
-from primia.encrypted.service.run import server_config
-from primia.encrypted.service.settings import ServiceSettings
-from primia.encrypted.service.tokens import TOKENS_FILE, Tokens
 
 PATIENCE_S = 120.0  # for whatever a busy machine takes; nothing waits longer than it must
 BROWSERS = ("chromium", "google-chrome", "google-chrome-stable")
@@ -45,29 +38,18 @@ class Viewer:
 
 
 @pytest.fixture(scope="module")
-def service(small: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """The address of a diagnosis service, and a token for it."""
+def service(small: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
     save_bundle(folder / "bundle", small.bundle)
-    release = Release(name="chest", version="7", marks="unfit for patients", folder=folder / "bundle")
-    issued = Tokens(folder / "state" / TOKENS_FILE).add("clinic", daily=1000, days=1)
-    settings = ServiceSettings(workers=1, log=folder / "events.log")
-    app = create_app(lambda: release, state=folder / "state", settings=settings)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(server_config(app, settings))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}", issued.text
-        server.should_exit = True
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
+    release = Release(name=NAME, version="7", marks="unfit for patients", folder=folder / "bundle")
+    with running(folder, Registry(release)) as here:
+        yield here
 
 
 @pytest.fixture(scope="module")
-def viewer(service: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
+def viewer(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
     folder = tmp_path_factory.mktemp("clinic")
-    url, token = service
-    _made_keys(folder / "keys", url, token)
+    Client.keygen(folder / "keys", service.url, token=service.issue(), model=NAME)
     (folder / "tmp").mkdir()
     process = subprocess.Popen(
         [sys.executable, "-c", VIEWER, "--keys", "keys", "--port", "0"],
@@ -86,20 +68,7 @@ def viewer(service: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -
         process.communicate(timeout=PATIENCE_S)
 
 
-def _made_keys(folder: Path, url: str, token: str) -> None:
-    """keygen, as soon as the service has loaded its model."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            Client.keygen(folder, url, token=token, model="chest")
-            return
-        except ValueError as error:
-            if "loaded" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: Playwright keeps an event loop running meanwhile
 def chromium() -> Iterator[Any]:
     """A browser to open pages in; it resolves no name but the one that plays a rebound host."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
