@@ -67,7 +67,12 @@ async function prepare() {
     const { model, ...preview } = await askPreview(state.file, signal);
     if (!signal.aborted) change({ model, preview });
   } catch (error) {
-    if (!signal.aborted) change({ trouble: told(error, prepare) });
+    if (signal.aborted) return;
+    const trouble = told(error, prepare);
+    if (trouble.again) return change({ trouble });
+    const { name } = state.file;
+    forget();
+    change({ trouble: { ...trouble, text: `${name}: ${trouble.text}` } });
   }
 }
 
@@ -141,9 +146,16 @@ function render() {
   renderPictures(now);
   renderSteps();
   renderAnswer();
+  renderTrouble();
+}
+
+function renderTrouble() {
+  const text = state.trouble?.text ?? "";
+  const news = text !== "" && text !== $("trouble-text").textContent;
   show($("trouble"), state.trouble);
-  $("trouble-text").textContent = state.trouble?.text ?? "";
+  $("trouble-text").textContent = text;
   $("retry").hidden = !state.trouble?.again;
+  if (news) $("trouble").scrollIntoView({ block: "nearest" });
 }
 
 function status(now) {
