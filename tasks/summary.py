@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from primia.files import read_json
+from tasks.approval import CHALLENGER, CHAMPION, MARKS_TAG
 from tasks.environment import checkout
 from tasks.paths import ATTACK, COMPARISON, ENCRYPTION, EVALUATION, FEDERATION, REPORT
-from tasks.registry import CHALLENGER, CHAMPION, MARKS_TAG, registered_version
+from tasks.registry import registered_version
 from tasks.stage import parameters
 
 
