@@ -1,169 +1,184 @@
-"""The diagnosis server: takes evaluation keys once, then answers encrypted images with encrypted logits."""
+"""The diagnosis service as an ASGI application: takes evaluation keys once, then answers encrypted images."""
 
 import asyncio
 import contextlib
-import multiprocessing
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.requests import ClientDisconnect
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
 
-from primia.encrypted.bundle import Bundle
-from primia.encrypted.service import worker
+from primia.encrypted.service.bodies import announced_size, body_of_request
+from primia.encrypted.service.edge import Edge
+from primia.encrypted.service.events import EventLog, ServerMessages
+from primia.encrypted.service.identity import load_or_make_identity
 from primia.encrypted.service.key_store import KeyStore
+from primia.encrypted.service.limits import AtOnce, Memory, Rate
+from primia.encrypted.service.metrics import Metrics
+from primia.encrypted.service.questions import Desk
+from primia.encrypted.service.refusals import SENTENCES, UNREADABLE, Refusal
+from primia.encrypted.service.release import Release, Releases
+from primia.encrypted.service.settings import ServiceSettings
+from primia.encrypted.service.tokens import TOKENS_FILE, Token, Tokens
+from primia.encrypted.service.usage import Usage
+from primia.encrypted.wire import SIGNATURE_HEADER
 from primia.errors import EncryptionError
 
-BINARY = "application/octet-stream"
-# What may be in memory at once: key uploads of some 45 MB, and ciphertexts of a quarter of a MB.
-MOST_UPLOADS = 2
-MOST_QUESTIONS = 16
-BODY_S = 60.0
+MESSAGE = "application/msgpack"
+_FRAME = 4096  # bytes of a message beside its keys
+_SWEEP_S = 60.0
 
 
-class _Pool:
-    """Worker processes that are replaced when one of them dies."""
-
-    def __init__(self, bundle: Bundle, *, workers: int, memory_bytes: int) -> None:
-        self._bundle = bundle
-        self._workers = workers
-        self._memory_bytes = memory_bytes
-        self._executor = self._started()
-
-    def _started(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            self._workers,
-            mp_context=multiprocessing.get_context("spawn"),  # a server has threads; forking one can hang
-            initializer=worker.start,
-            initargs=(self._bundle.plan, self._memory_bytes),
-        )
-
-    async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        executor = self._executor
-        try:
-            return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
-        except BrokenProcessPool as error:
-            if self._executor is executor:  # the first of several requests to notice
-                self._executor = self._started()
-                executor.shutdown(wait=False)
-            raise HTTPException(503, "The evaluation was broken off; send the request again.") from error
-
-    def close(self) -> None:
-        self._executor.shutdown(cancel_futures=True)
-
-
-def create_app(
-    bundle: Bundle,
-    *,
-    max_clients: int = 16,
-    keys_expire_s: float = 3600.0,
-    workers: int = 1,
-    worker_memory_bytes: int = 4 << 30,
-) -> FastAPI:
-    """The service as an ASGI application; run it behind TLS and an authenticating proxy.
-
-    Routes: GET /healthz, GET /model (public specification), POST /keys (evaluation keys, answered with their SHA-256),
-    POST /predict?keys=<SHA-256> (ciphertext to ciphertext). Bodies are capped while they arrive, by what the model's
-    parameters can need at most; bytes are only ever read into the server's own context; nothing of them is logged.
+def create_app(releases: Callable[[], Release | None], *, state: Path, settings: ServiceSettings) -> FastAPI:
+    """The service: GET /healthz and /metrics for all; for a token's holder GET /models/{name}, POST /keys, and POST
+    /models/{name}/predict (see `primia.encrypted.wire`).
 
     Args:
-        bundle: the model; verified here.
-        max_clients: evaluation keys kept at once, about 30 MB each on disk.
-        keys_expire_s: seconds after the last use until keys are forgotten.
-        workers: processes that evaluate, one request each at a time.
-        worker_memory_bytes: address space of a worker process.
+        releases: the approved release now, or None; asked every `settings.poll_s` seconds, from a thread.
+        state: folder of tokens, identity, keys and usage; mode 0700. One service at a time.
+        settings: limits.
+
+    Raises:
+        EncryptionError: the state cannot be used.
     """
-    bundle.verify()
-    parameters = bundle.specification.parameters
-    specification = bundle.specification.model_dump_json().encode()
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    events, metrics = EventLog(settings.log), Metrics()
+    identity = load_or_make_identity(state / "identity.pem")
+    tokens, usage = Tokens(state / TOKENS_FILE), Usage(state / "usage.sqlite")
+    keys = KeyStore(state / "keys", settings)
+    followed = Releases(
+        releases, folder=state / "releases", identity=identity, settings=settings, events=events, metrics=metrics
+    )
+    desk = Desk(keys=keys, usage=usage, identity=identity, settings=settings, metrics=metrics)
+    rate = Rate(per_s=settings.rate_per_s, burst=settings.rate_burst)
+    at_once, memory = AtOnce(settings.requests_per_client), Memory(settings.upload_bytes)
+    metrics.gauge("primia_keys_kept", "Clients' evaluation keys.", lambda: len(keys))
+    metrics.gauge("primia_keys_bytes", "Size of clients' evaluation keys.", lambda: keys.size)
+    metrics.gauge("primia_waiting", "Requests that no worker has begun.", lambda: _of(followed, "waiting"))
+    metrics.gauge("primia_workers_alive", "Workers ready or at work.", lambda: _of(followed, "alive"))
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.pool = _Pool(bundle, workers=workers, memory_bytes=worker_memory_bytes)
-        app.state.keys = KeyStore(most=max_clients, expire_s=keys_expire_s)
-        app.state.uploads = asyncio.Semaphore(MOST_UPLOADS)
-        app.state.questions = asyncio.Semaphore(MOST_QUESTIONS)
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        handler = ServerMessages(events)
+        server_log = logging.getLogger("uvicorn")
+        server_log.addHandler(handler)
+        followed.start()
+        sweeping = asyncio.create_task(_sweep(keys, tokens))
+        events.write("started", identity=identity.public)
         try:
-            await app.state.pool.run(worker.ready)
             yield
         finally:
-            app.state.pool.close()
-            app.state.keys.close()
+            sweeping.cancel()
+            await asyncio.to_thread(followed.close)
+            usage.close()
+            events.write("stopped")
+            server_log.removeHandler(handler)
+            events.close()
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None)
+    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.add_middleware(Edge, events=events, metrics=metrics)
+    app.state.releases, app.state.identity = followed, identity.public
+    _say_errors_in_one_sentence(app)
 
-    @app.exception_handler(EncryptionError)
-    async def refuse(_: Request, error: EncryptionError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, status_code=422)
+    @contextlib.contextmanager
+    def admitted(request: Request) -> Iterator[Token]:
+        """The holder of the request's token, within its rate and its requests at once."""
+        token = tokens.holder(request.headers.get("authorization"))
+        request.state.record.client = token.id
+        rate.take(token.id)
+        with at_once.one(token.id):
+            yield token
 
     @app.get("/healthz")
     async def healthz() -> dict[str, Any]:
-        return {"status": "ok", "clients": len(app.state.keys)}
-
-    @app.get("/model")
-    async def model() -> Response:
-        return Response(specification, media_type="application/json")
-
-    @app.post("/keys", status_code=201)
-    async def enrol(request: Request) -> dict[str, Any]:
-        store: KeyStore = app.state.keys
-        async with _one_of(app.state.uploads):
-            content = await _capped(request, parameters.most_key_bytes)
-            name = store.add(content)
-            del content
-        if name is None:
-            raise HTTPException(503, f"The server already keeps the keys of {max_clients} clients; try again later.")
-        path = store.path(name)
         try:
-            await app.state.pool.run(worker.check_keys, path)
-        except (EncryptionError, HTTPException):
-            store.forget(name)
-            raise
-        return {"keys": name, "expire_s": keys_expire_s}
+            release = followed.served().release
+        except Refusal:
+            return {"status": "ok", "model": None}
+        return {"status": "ok", "model": {"name": release.name, "version": release.version}}
 
-    @app.post("/predict")
-    async def predict(request: Request, keys: str = "") -> Response:
-        path = app.state.keys.path(keys)
-        if path is None:
-            raise HTTPException(404, "These keys are not known here, or no longer; enrol them again.")
-        async with _one_of(app.state.questions):
-            content = await _capped(request, parameters.most_ciphertext_bytes)
-            return Response(await app.state.pool.run(worker.evaluate, path, content), media_type=BINARY)
+    @app.get("/metrics")
+    async def metrics_text() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/models/{name}")
+    async def model(name: str, request: Request) -> Response:
+        with admitted(request):
+            served = followed.served(name)
+            headers = {SIGNATURE_HEADER: served.signature}
+            return Response(served.description, media_type="application/json", headers=headers)
+
+    @app.post("/keys")
+    async def enrol(request: Request) -> JSONResponse:
+        with admitted(request) as token:
+            served = followed.served()
+            most = served.specification.parameters.most_key_bytes + _FRAME
+            announced_size(request, most=most)
+            _may_ask(token)
+            await asyncio.to_thread(usage.check_quota, token.id, "enrolment", most=settings.daily_enrolments)
+            async with body_of_request(request, most=most, settings=settings, memory=memory) as body:
+                signature = request.headers.get(SIGNATURE_HEADER)
+                digest = await desk.enrol(token, served, body, signature)
+            return JSONResponse({"keys": digest, "expire_s": settings.keys_expire_s}, status_code=201)
+
+    @app.post("/models/{name}/predict")
+    async def predict(name: str, request: Request) -> Response:
+        with admitted(request) as token:
+            most = followed.served(name).specification.most_question_bytes + _FRAME
+            announced_size(request, most=most)
+            _may_ask(token)
+            await asyncio.to_thread(usage.check_quota, token.id, "question", most=token.daily)
+            async with body_of_request(request, most=most, settings=settings, memory=memory) as body:
+                served = followed.served(name)  # it may have changed while the body came
+                signature = request.headers.get(SIGNATURE_HEADER)
+                answered = await desk.answer(token, served, name, body, signature)
+            done = answered.done
+            timing = f"queue;dur={1e3 * done.queue_s:.1f}, evaluate;dur={1e3 * done.evaluate_s:.1f}"
+            headers = {SIGNATURE_HEADER: answered.signature, "server-timing": timing}
+            return Response(answered.body, media_type=MESSAGE, headers=headers)
 
     return app
 
 
-@contextlib.asynccontextmanager
-async def _one_of(places: asyncio.Semaphore) -> AsyncIterator[None]:
-    """Take a place or refuse at once: what waits would hold memory, too."""
-    if places.locked():
-        raise HTTPException(503, "The server has as many requests as it can hold; send this one again in a moment.")
-    async with places:
-        yield
+def _may_ask(token: Token) -> None:
+    if token.daily == 0:
+        raise Refusal(
+            429, "This token allows no questions (its daily quota is 0); ask who runs the service.", retry_after=86_400
+        )
 
 
-async def _capped(request: Request, most: int) -> bytes:
-    """A body of at most `most` bytes that arrives in time, refused as soon as it is known or seen to be longer."""
-    try:
-        async with asyncio.timeout(BODY_S):
-            return await _read_capped(request, most)
-    except TimeoutError as error:
-        raise HTTPException(408, f"The body did not arrive within {BODY_S:.0f} s; send it again.") from error
-    except ClientDisconnect as error:
-        raise HTTPException(400, "The client went away before its body had arrived.") from error
+def _of(followed: Releases, figure: str) -> float:
+    pool = followed.pool()
+    return float(getattr(pool, figure)) if pool is not None else 0.0
 
 
-async def _read_capped(request: Request, most: int) -> bytes:
-    too_long = HTTPException(413, f"The body is longer than the {most} bytes this model can need; check what was sent.")
-    announced = request.headers.get("content-length", "0")
-    if not announced.isdecimal() or int(announced) > most:
-        raise too_long
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > most:
-            raise too_long
-    return bytes(content)
+async def _sweep(keys: KeyStore, tokens: Tokens) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_S)
+        with contextlib.suppress(EncryptionError):  # a damaged file of tokens: requests say so
+            keys.sweep(tokens.valid_ids())
+
+
+def _say_errors_in_one_sentence(app: FastAPI) -> None:
+    @app.exception_handler(Refusal)
+    async def refused(_: Request, error: Refusal) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, status_code=error.status, headers=dict(error.headers()))
+
+    @app.exception_handler(EncryptionError)
+    async def unusable(_: Request, error: EncryptionError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, status_code=422)
+
+    @app.exception_handler(RequestValidationError)
+    async def unreadable(_: Request, __: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"detail": UNREADABLE}, status_code=422)
+
+    @app.exception_handler(HTTPException)
+    async def no_such_thing(_: Request, error: HTTPException) -> JSONResponse:
+        sentence = SENTENCES.get(error.status_code, f"{HTTPStatus(error.status_code).phrase}; {UNREADABLE}")
+        return JSONResponse({"detail": sentence}, status_code=error.status_code, headers=dict(error.headers or {}))

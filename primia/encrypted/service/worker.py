@@ -1,62 +1,98 @@
-"""What runs in a worker process of the diagnosis server: one engine, and the keys it parsed last.
+"""A worker process of the diagnosis service: one engine, and the keys it parsed last.
 
 SEAL holds the interpreter lock while it computes, so evaluation happens in processes; a crash or a memory bomb in
-bytes from outside then ends a worker, never the server.
+bytes from outside then ends a worker, never the service. What a worker says is msgpack, not pickle: it reads hostile
+bytes, and the service must not run what it might then send.
 """
 
+import argparse
+import os
 import resource
+import signal
+import time
 from collections import OrderedDict
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
+import msgpack
+
+from primia.encrypted.bundle import load_bundle
 from primia.encrypted.ckks import EvaluationKeys
 from primia.encrypted.engine import Engine
 from primia.encrypted.plan import Plan
 from primia.errors import EncryptionError
 
-PARSED_KEYS = 4  # about 100 MB each once expanded
+
+class Worker:
+    """An engine and the keys parsed last, some 100 MB each once expanded."""
+
+    def __init__(self, plan: Plan, *, parsed_keys: int) -> None:
+        self._engine = Engine(plan)
+        self._parsed_keys = parsed_keys
+        self._keys: OrderedDict[str, EvaluationKeys] = OrderedDict()
+
+    def answer(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Do one job: `check` keys in a file, or `evaluate` ciphertexts with them.
+
+        The file's name is the SHA-256 of its content. Returns answer and seconds, or why it was refused, or that the
+        keys are gone.
+        """
+        started = time.perf_counter()
+        try:
+            keys = self._keys_at(Path(job["keys"]))
+            answer = self._engine.evaluate(job["ciphertexts"], keys) if job["kind"] == "evaluate" else b""
+        except FileNotFoundError:
+            return {"gone": True}
+        except EncryptionError as error:
+            return {"refused": str(error)}
+        except MemoryError:
+            return {"refused": "The request needs more memory than a worker may use; send what this model asks for."}
+        return {"answer": answer, "seconds": time.perf_counter() - started}
+
+    def _keys_at(self, path: Path) -> EvaluationKeys:
+        name = path.name
+        if name not in self._keys:
+            content = path.read_bytes()
+            while len(self._keys) >= self._parsed_keys:
+                self._keys.popitem(last=False)  # before the new ones are parsed: memory is limited
+            self._keys[name] = self._engine.scheme.load_keys(content)
+        self._keys.move_to_end(name)
+        return self._keys[name]
 
 
-class _Worker:
-    def __init__(self, plan: Plan) -> None:
-        self.engine = Engine(plan)
-        self.keys: OrderedDict[str, EvaluationKeys] = OrderedDict()
-
-    def keys_at(self, path: Path) -> EvaluationKeys:
-        name = path.name  # the SHA-256 of the content
-        if name not in self.keys:
+def main() -> None:
+    """Limit the process, encode the weights once, then answer jobs until the pipe is closed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--pipe", type=int, required=True)
+    parser.add_argument("--memory", type=int, required=True)
+    parser.add_argument("--parsed-keys", type=int, required=True)
+    options = parser.parse_args()
+    # The service decides when its workers end: by closing the pipe, also when a whole process group is stopped.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold clients' keys
+    resource.setrlimit(resource.RLIMIT_AS, (options.memory, options.memory))
+    os.nice(5)  # the event loop comes first: refusing costs little and must not wait for SEAL
+    with Connection(options.pipe) as pipe:
+        try:
+            worker = Worker(load_bundle(options.bundle).plan, parsed_keys=options.parsed_keys)
+        except (EncryptionError, MemoryError) as error:
+            pipe.send_bytes(_packed({"failed": str(error) or "its memory limit is too small for this model"}))
+            return
+        pipe.send_bytes(_packed({"ready": True}))
+        while True:
             try:
-                content = path.read_bytes()
-            except FileNotFoundError as error:
-                raise EncryptionError("These keys have just expired on the server; enrol them again.") from error
-            self.keys[name] = self.engine.scheme.load_keys(content)
-            if len(self.keys) > PARSED_KEYS:
-                self.keys.popitem(last=False)
-        self.keys.move_to_end(name)
-        return self.keys[name]
+                job = msgpack.unpackb(pipe.recv_bytes(), max_bin_len=1 << 31)
+            except EOFError:
+                return
+            pipe.send_bytes(_packed(worker.answer(job)))
 
 
-_worker: _Worker | None = None
+def _packed(message: dict[str, Any]) -> bytes:
+    return bytes(msgpack.packb(message))
 
 
-def start(plan: Plan, memory_bytes: int) -> None:
-    """Limit the process's address space, then encode the weights once."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    global _worker
-    _worker = _Worker(plan)
-
-
-def ready() -> bool:
-    """True once the weights are encoded."""
-    return _worker is not None
-
-
-def check_keys(path: Path) -> None:
-    """Parse evaluation keys; EncryptionError when they are not the plan's."""
-    assert _worker is not None
-    _worker.keys_at(path)
-
-
-def evaluate(path: Path, ciphertext: bytes) -> bytes:
-    """Evaluate the plan on a ciphertext with the keys in a file."""
-    assert _worker is not None
-    return _worker.engine.evaluate([ciphertext], _worker.keys_at(path))
+if __name__ == "__main__":
+    main()
