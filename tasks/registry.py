@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
 
 ENCRYPTED_MODEL_TAG = "primia.encrypted_model"
+_ENCRYPTED_NEEDS = ("mlflow", "msgpack", "numpy", "pandas", "pydantic", "safetensors", "scipy", "tenseal", "zstandard")
 
 
 @task(cache_policy=NO_CACHE)
@@ -131,7 +132,7 @@ def log_encrypted_model(bundle: Path) -> str:
         python_model=str(Path(__file__).with_name("registered_encrypted.py")),
         artifacts={"encrypted": str(bundle)},
         code_paths=["primia"],
-        pip_requirements=_requirements("mlflow", "msgpack", "numpy", "pandas", "pydantic", "safetensors", "tenseal"),
+        pip_requirements=_requirements(*_ENCRYPTED_NEEDS),
         signature=ModelSignature(
             inputs=Schema([ColSpec(DataType.binary, "keys"), ColSpec(DataType.binary, "ciphertexts")]),
             outputs=Schema([ColSpec(DataType.binary, "answer")]),

@@ -1,7 +1,9 @@
 """The registered encrypted model answers on ciphertexts, as whoever loads it from MLflow uses it."""
 
+import ast
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import msgpack
@@ -87,9 +89,26 @@ def test_the_model_holds_no_pickle_and_loads_without_torch(uri, store, tmp_path:
         f"mlflow.pyfunc.load_model({str(folder)!r}).unwrap_python_model().engine\n"
         "assert sys.modules['primia'].__file__.startswith(sys.argv[1]), sys.modules['primia'].__file__\n"
         "assert 'torch' not in sys.modules\n"
+        "print(*{module.__file__ for name, module in sys.modules.items() if name.startswith('primia.')}, sep='\\n')\n"
     )
     # Started elsewhere: the code is that of the model, not of a checkout.
     answer = subprocess.run(
         [sys.executable, "-P", "-c", code, str(folder)], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert answer.returncode == 0, answer.stderr
+    required = {line.split("==")[0] for line in (folder / "requirements.txt").read_text().splitlines()}
+    assert third_party([Path(line) for line in answer.stdout.splitlines()]) - required == set()
+
+
+def third_party(files: list[Path]) -> set[str]:
+    """The packages that the first lines of some files of primia import."""
+    assert len(files) > 5
+    found = set()
+    for path in files:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add((node.module or "").split(".")[0])
+    distributions = packages_distributions()
+    return {distributions[name][0].lower() for name in found - sys.stdlib_module_names - {"primia"}}
