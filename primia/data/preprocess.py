@@ -12,59 +12,82 @@ from PIL import Image
 from torch import Tensor
 
 from primia.data.decoding import FORMATS, RefusedFileError, bits_of, refusals, to_grey
+from primia.data.dicom import is_dicom, read_dicom
 from primia.errors import DataError
 
 
 def load_image(path: Path, *, pixels: int) -> Tensor:
-    """Read one PNG or JPEG file as (1, pixels, pixels) float16 in [0, 1]; row 0 is the top of the picture.
+    """Read one PNG, JPEG or DICOM file as (1, pixels, pixels) float16 in [0, 1]; row 0 is the top of the picture.
 
-    Grey values are divided by 255 or 65535 according to the file's bit depth; each new pixel is the mean of the
-    area it covers, which is what keeps fine structure from aliasing. Pictures that are not square are squeezed.
+    See `read_grey` and `to_square`, which it consists of.
 
     Raises:
         DataError: the file is missing, damaged, or no grey image.
     """
-    load, resize = _transforms(pixels)
+    return to_square(read_grey(path), pixels=pixels)
+
+
+def read_grey(path: Path) -> Any:
+    """The picture in a file as float32 in [0, 1], (height, width); what kind of file it is, its content says.
+
+    Grey values of PNG and JPEG are divided by 255 or 65535 according to the file's bit depth; those of DICOM see
+    `primia.data.dicom.read_dicom`.
+
+    Raises:
+        DataError: the file is missing, damaged, or no grey image.
+    """
     try:
+        if is_dicom(path):
+            return read_dicom(path)
         with refusals():
-            image = load(path)
+            return _loader()(path)
     except RefusedFileError as refusal:
         if not path.is_file():
             raise DataError(f"The image {path} does not exist; correct the path.") from refusal
-        raise DataError(f"The image {path} {refusal}; give a grey PNG or JPEG file.") from refusal
-    return _finished(resize(image))
+        raise DataError(f"The image {path} {refusal}; {refusal.way_out}.") from refusal
+
+
+def to_square(grey: Any, *, pixels: int) -> Tensor:
+    """Grey values (height, width) in [0, 1] as (1, pixels, pixels) float16.
+
+    Each new pixel is the mean of the area it covers, which is what keeps fine structure from aliasing. Pictures that
+    are not square are squeezed.
+    """
+    tensor: Tensor = _resizer(pixels)(grey).as_tensor().clamp(0.0, 1.0).to(torch.float16)
+    return tensor
 
 
 def shrink_grey(image: NDArray[np.uint8], *, pixels: int) -> Tensor:
     """Take an 8-bit grey image (height, width) the same way, without a file."""
-    _, resize = _transforms(pixels)
-    return _finished(resize(image.astype(np.float32) / np.float32(255)))
-
-
-def _finished(image: Any) -> Tensor:
-    tensor: Tensor = image.as_tensor().clamp(0.0, 1.0).to(torch.float16)
-    return tensor
+    return to_square(image.astype(np.float32) / np.float32(255), pixels=pixels)
 
 
 @cache
-def _transforms(pixels: int) -> tuple[Callable[[Path], Any], Callable[[Any], Any]]:
-    """Built once per size: every construction searches for the packages of MONAI's other readers."""
+def _loader() -> Callable[[Path], Any]:
+    """Built once: every construction searches for the packages of MONAI's other readers."""
     # Importing MONAI takes seconds.
     from monai.data import PILReader
-    from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Resize
+    from monai.transforms import LoadImage
 
     # Without reverse_indexing=False MONAI swaps height and width: its first axis is the picture's x.
     reader = PILReader(converter=_unit_range, reverse_indexing=False, formats=FORMATS)
     load = LoadImage(reader=reader, image_only=True, dtype=np.float32, expanduser=False)
-    to_square = Compose(
+    # A reader given at the call lets its errors through; those of LoadImage itself only reach a log.
+    return partial(load, reader=reader)
+
+
+@cache
+def _resizer(pixels: int) -> Callable[[Any], Any]:
+    from monai.transforms import Compose, EnsureChannelFirst, Resize
+
+    resize: Callable[[Any], Any] = Compose(
         [
             EnsureChannelFirst(channel_dim="no_channel"),
             # Not anti_aliasing=True: its Gaussian takes everything outside the picture for black and darkens the rim.
             Resize((pixels, pixels), mode="area"),
         ]
     )
-    # A reader given at the call lets its errors through; those of LoadImage itself only reach a log.
-    return partial(load, reader=reader), to_square
+    return resize
 
 
 def _unit_range(image: Image.Image) -> Image.Image:
