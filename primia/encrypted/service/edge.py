@@ -1,5 +1,7 @@
 """What every request goes through: a time, a count, a line in the log, and an answer that never shows a trace."""
 
+import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,9 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
+# A refusal that is sent before the body has arrived gets lost if the connection ends while the client still sends.
+_LINGER_S = 1.0
+_LINGER_BYTES = 16 << 20
 
 
 @dataclass
@@ -66,6 +71,10 @@ class Edge:
                     headers["connection"] = "close"  # nobody reads what is left of the body
             elif message["type"] == "http.response.body":
                 record.bytes_out += len(message.get("body", b""))
+                if has_body and not record.body_ended and not message.get("more_body"):
+                    await send({**message, "more_body": True})
+                    await _linger(receive)
+                    message = {"type": "http.response.body", "body": b""}
             await send(message)
 
         try:
@@ -99,6 +108,18 @@ def _where(error: BaseException) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}" if trace is not None else "?"
+
+
+async def _linger(receive: Receive) -> None:
+    """Throw away what still arrives, for a moment and up to a size."""
+    thrown = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_S):
+            while thrown < _LINGER_BYTES:
+                message = await receive()
+                thrown += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body"):
+                    return
 
 
 async def _answer(send: Send, status: int, body: bytes) -> None:

@@ -22,6 +22,9 @@ from primia.errors import EncryptionError
 _LOOK_S = 0.2  # an idle worker that died is replaced after this time at most
 _PAUSES_S = (0.2, 1.0, 5.0)  # between starts that fail
 _ATTEMPTS = 2
+# A worker takes the oldest request whose keys it has parsed already, unless another one has waited longer than this.
+_PATIENCE_S = 2.0
+_REMEMBERED = 8
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Done:
     evaluate_s: float
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     work: dict[str, Any]
     queued: float
@@ -131,8 +134,8 @@ class Pool:
             with self._changed:
                 self._workers[number] = worker
                 self._changed.notify_all()
-            alive = True
-            while alive and (job := self._next(worker)) is not None:
+            alive, parsed = True, deque[str](maxlen=_REMEMBERED)
+            while alive and (job := self._next(worker, parsed)) is not None:
                 alive = self._run(worker, job)
             with self._changed:
                 del self._workers[number]
@@ -147,12 +150,20 @@ class Pool:
         with self._changed:
             return self._closing and not self._jobs
 
-    def _next(self, worker: WorkerProcess) -> _Job | None:
+    def _chosen(self, parsed: "deque[str]") -> _Job:
+        job = self._jobs[0]
+        if time.monotonic() - job.queued < _PATIENCE_S:
+            job = next((each for each in self._jobs if each.work["keys"] in parsed), job)
+        self._jobs.remove(job)
+        parsed.append(job.work["keys"])
+        return job
+
+    def _next(self, worker: WorkerProcess, parsed: "deque[str]") -> _Job | None:
         """The next job; None when the worker died or the pool is done."""
         with self._changed:
             while worker.is_alive():
                 if self._jobs:
-                    job = self._jobs.popleft()
+                    job = self._chosen(parsed)
                     if job.attempts or job.future.set_running_or_notify_cancel():
                         return job
                 elif self._closing:

@@ -15,8 +15,17 @@ from uvicorn.server import ServerState
 from primia.encrypted.service.refusals import UNREADABLE, body_of
 from primia.encrypted.service.settings import ServiceSettings
 
-_LINGER_S = 2.0  # for a client to read a refusal while it still sends its body
-_LINGER_BYTES = 64 << 20
+HANDSHAKE_S = 10.0
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop whose servers give a TLS handshake `HANDSHAKE_S` instead of a minute."""
+
+    async def create_server(self, *arguments: Any, **options: Any) -> asyncio.Server:
+        """As in asyncio."""
+        if options.get("ssl") is not None:
+            options["ssl_handshake_timeout"] = HANDSHAKE_S
+        return await super().create_server(*arguments, **options)
 
 
 def limited_protocol(settings: ServiceSettings) -> type[H11Protocol]:

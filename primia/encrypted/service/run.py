@@ -18,6 +18,7 @@ from primia.encrypted.service.settings import ServiceSettings
 from primia.errors import EncryptionError
 
 _MOST_HEADER_BYTES = 16_384
+_UNREAD_MS = 60_000
 
 
 def run_service(
@@ -51,7 +52,7 @@ def server_config(
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
         http=limited_protocol(settings),
-        loop="asyncio",
+        loop="primia.encrypted.service.protocol:Loop",
         ws="none",
         lifespan="on",
         log_config=None,
@@ -107,6 +108,8 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     with listening:
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # a client that does not read its answer is dropped
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
             listening.bind(address)
         except (OSError, OverflowError) as error:
             raise EncryptionError(f"Port {port} of {host} cannot be used; name another port.") from error

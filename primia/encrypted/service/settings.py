@@ -14,8 +14,8 @@ class ServiceSettings(BaseModel):
     Releases: `poll_s` between two looks into the registry; `grace_s` how long the last answer of an unreachable
     registry holds; `load_s` for encoding a version's weights.
 
-    Evaluation: `workers` processes of at most `worker_memory_bytes` of address space, `parsed_keys` clients' keys ready
-    in each; `evaluate_s` and `queue_s` for one request; `most_waiting` requests in the queue.
+    Evaluation: `workers` processes of at most `worker_memory_bytes` of address space, with keys of `parsed_key_bytes`
+    ready in each, which take twice that; `evaluate_s` and `queue_s` for one request; `most_waiting` in the queue.
 
     Keys: `most_keys` and `most_key_store_bytes` for all clients, `keys_per_client` for one, forgotten `keys_expire_s`
     after their last use. `daily_enrolments` of one client.
@@ -35,7 +35,7 @@ class ServiceSettings(BaseModel):
 
     workers: int = Field(default_factory=lambda: min(os.cpu_count() or 1, 8), ge=1, le=64)
     worker_memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
-    parsed_keys: int = Field(default=4, ge=1)
+    parsed_key_bytes: int = Field(default=256 << 20, ge=1)
     evaluate_s: float = Field(default=60.0, gt=0)
     queue_s: float = Field(default=60.0, gt=0)
     most_waiting: int = Field(default=32, ge=1)

@@ -25,12 +25,12 @@ from primia.errors import EncryptionError
 
 
 class Worker:
-    """An engine and the keys parsed last, some 100 MB each once expanded."""
+    """An engine, and the keys parsed last: parsing them takes as long as an evaluation."""
 
-    def __init__(self, plan: Plan, *, parsed_keys: int) -> None:
+    def __init__(self, plan: Plan, *, parsed_bytes: int) -> None:
         self._engine = Engine(plan)
-        self._parsed_keys = parsed_keys
-        self._keys: OrderedDict[str, EvaluationKeys] = OrderedDict()
+        self._parsed_bytes = parsed_bytes
+        self._keys: OrderedDict[str, tuple[EvaluationKeys, int]] = OrderedDict()  # with their size in the file
 
     def answer(self, job: dict[str, Any]) -> dict[str, Any]:
         """Do one job: `check` keys in a file, or `evaluate` ciphertexts with them.
@@ -54,11 +54,12 @@ class Worker:
         name = path.name
         if name not in self._keys:
             content = path.read_bytes()
-            while len(self._keys) >= self._parsed_keys:
+            room = self._parsed_bytes - len(content)
+            while self._keys and sum(size for _, size in self._keys.values()) > room:
                 self._keys.popitem(last=False)  # before the new ones are parsed: memory is limited
-            self._keys[name] = self._engine.scheme.load_keys(content)
+            self._keys[name] = self._engine.scheme.load_keys(content), len(content)
         self._keys.move_to_end(name)
-        return self._keys[name]
+        return self._keys[name][0]
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--pipe", type=int, required=True)
     parser.add_argument("--memory", type=int, required=True)
-    parser.add_argument("--parsed-keys", type=int, required=True)
+    parser.add_argument("--parsed", type=int, required=True)
     options = parser.parse_args()
     # The service decides when its workers end: by closing the pipe, also when a whole process group is stopped.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -77,7 +78,7 @@ def main() -> None:
     os.nice(5)  # the event loop comes first: refusing costs little and must not wait for SEAL
     with Connection(options.pipe) as pipe:
         try:
-            worker = Worker(load_bundle(options.bundle).plan, parsed_keys=options.parsed_keys)
+            worker = Worker(load_bundle(options.bundle).plan, parsed_bytes=options.parsed)
         except (EncryptionError, MemoryError) as error:
             pipe.send_bytes(_packed({"failed": str(error) or "its memory limit is too small for this model"}))
             return

@@ -42,7 +42,7 @@ class WorkerProcess:
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "primia.encrypted.service.worker", "--bundle", str(folder.resolve())]
-        command += ["--memory", str(settings.worker_memory_bytes), "--parsed-keys", str(settings.parsed_keys)]
+        command += ["--memory", str(settings.worker_memory_bytes), "--parsed", str(settings.parsed_key_bytes)]
         with theirs:
             self._process = subprocess.Popen(
                 [*command, "--pipe", str(theirs.fileno())],
