@@ -36,10 +36,10 @@ def print_summary() -> None:
     number = version.version if version is not None else "N"
     console.print(
         "\nNext:\n"
-        "  make up                                              Prefect and MLflow in the browser (make down)\n"
+        "  make up                                              Prefect, MLflow and the diagnosis service (make down)\n"
         "  source .venv/bin/activate && dvc metrics show        every figure; dvc exp run -S federation.rounds=5\n"
         f'  python -m flows.promote --version {number} --name "..." --reason "..."   after your review\n'
-        "  python -m flows.serve                                the approved champion, on encrypted images",
+        "  primia token add clinic-a                            then diagnose encrypted images: docs/encrypted.md",
         highlight=False,
         soft_wrap=True,
     )
