@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import json
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ MOST_WAIT_S = 30.0
 MOST_REFUSAL_BYTES = 65536
 _LONGEST_SENTENCE = 400
 _PIECE_BYTES = 1 << 18
+_HOST = re.compile(rb"[A-Za-z0-9._:-]+")
 
 
 class ServerRefusal(EncryptionError):
@@ -205,7 +207,8 @@ def checked_url(url: str) -> str:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, UnicodeError, ValueError):
         parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment or parsed.userinfo:
+    named = _HOST.fullmatch(parsed.raw_host) and (parsed.port or 443) < 1 << 16
+    if parsed.scheme not in ("http", "https") or not named or parsed.query or parsed.fragment or parsed.userinfo:
         raise EncryptionError("The server's address is none; give one such as https://diagnosis.example:8443.")
     if parsed.scheme == "http" and not is_loopback(url):
         raise EncryptionError(

@@ -2,10 +2,10 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import msgpack
@@ -68,7 +68,7 @@ def test_a_new_folder_and_its_files_are_closed_to_others_whatever_the_umask(smal
 
 
 @pytest.mark.parametrize("name", ["", *sorted(NAMES)])
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+@pytest.mark.parametrize("mode", [0o640, 0o602])
 def test_a_file_or_folder_open_to_others_is_refused(folder, name, mode) -> None:
     (folder / name).chmod(mode | (0o100 if not name else 0))
     with pytest.raises(EncryptionError, match=f"other users of this machine; run chmod {'600' if name else '700'} on"):
@@ -141,7 +141,8 @@ def test_an_interrupted_keygen_leaves_nothing(small, tmp_path, monkeypatch) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.05, 0.2])
+@pytest.mark.system
+@pytest.mark.parametrize("after_s", [0.0, 0.005, 0.02])
 def test_a_killed_keygen_leaves_nothing_that_looks_complete(small, tmp_path, after_s) -> None:
     parameters = small.bundle.specification.parameters.model_dump_json()
     code = (
@@ -155,7 +156,7 @@ def test_a_killed_keygen_leaves_nothing_that_looks_complete(small, tmp_path, aft
     deadline = time.monotonic() + 60
     while not list(tmp_path.iterdir()) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
-    time.sleep(after_s / 10)
+    time.sleep(after_s)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
@@ -187,11 +188,10 @@ def test_a_passphrase_is_needed_and_nothing_secret_lies_open_under_it(plain, loc
     with pytest.raises(EncryptionError, match="under a passphrase; give it"):
         Keyring.open(locked)
     ring = Keyring.open(locked, "correct horse")
-    secret = ring.scheme  # a SEAL secret key says nothing in the clear
-    assert seal.is_valid_for(ring.secret, secret.context)
-    raw = (plain / "secret.key").read_bytes()
+    assert seal.is_valid_for(ring.secret, ring.scheme.context)
     sealed = (locked / "secret.key").read_bytes()
-    assert raw[:4] not in sealed[:4] and len(sealed) > len(raw) / 2
+    magic = (plain / "secret.key").read_bytes()[:4]  # of every SEAL object
+    assert magic not in sealed
     with pytest.raises(EncryptionError):
         ring.scheme.load_secret(sealed)
     pem = (locked / "identity.pem").read_bytes()
@@ -202,17 +202,20 @@ def test_a_passphrase_is_needed_and_nothing_secret_lies_open_under_it(plain, loc
         load_pem_private_key(pem, None)
 
 
-def test_a_wrong_passphrase_and_a_changed_file_are_refused_alike(locked, tmp_path) -> None:
+def test_a_wrong_passphrase_opens_nothing(locked) -> None:
     with pytest.raises(EncryptionError, match="does not open the secret key, or its file was changed"):
         Keyring.open(locked, "correct horsf")
-    changed = copy(locked, tmp_path / "changed")
-    content = (changed / "secret.key").read_bytes()
-    for position in (20, 40, len(content) // 2, len(content) - 1):  # salt, nonce, ciphertext, tag
-        spoilt = bytearray(content)
+
+
+def test_a_changed_sealed_file_is_refused_wherever_it_was_changed() -> None:
+    lock = Lock.new("correct horse")
+    sealed = lock.seal(b"the content of a key file")
+    for position in range(len(sealed)):  # magic, cost, salt, nonce, ciphertext, tag
+        spoilt = bytearray(sealed)
         spoilt[position] ^= 1
-        (changed / "secret.key").write_bytes(spoilt)
         with pytest.raises(EncryptionError, match="does not open the secret key, or its file was changed"):
-            Keyring.open(changed, "correct horse")
+            lock.open(bytes(spoilt))
+    assert lock.open(sealed) == b"the content of a key file"
 
 
 @pytest.mark.parametrize(("position", "value"), [(16, 21), (16, 0), (16, 255), (17, 9), (18, 2)])
@@ -242,7 +245,7 @@ def test_a_short_passphrase_is_refused_before_keys_are_made(small, tmp_path) -> 
 def test_what_is_no_token_is_refused_without_repeating_it(token) -> None:
     with pytest.raises(EncryptionError) as caught:
         checked_token(token)
-    assert not token or token not in str(caught.value)
+    assert len(token) < 20 or token not in str(caught.value)
     assert checked_token(f" {TOKEN}\n") == TOKEN
 
 
@@ -311,24 +314,34 @@ def test_no_polynomial_of_the_secret_key_occurs_in_the_public_bundle(plain) -> N
     assert bytes(words(secret_polynomial, 0, 64)) in own[0]
 
 
-def test_what_the_bundle_holds_does_not_decrypt(small, plain) -> None:
-    """Each polynomial of the public bundle, taken for a secret key, decrypts to noise."""
+def test_what_the_bundle_holds_does_not_decrypt(plain) -> None:
     ring = Keyring.open(plain)
     keys, scheme = ring.scheme.load_keys(ring.evaluation_keys), ring.scheme
-    plainly = np.full(4096, 0.5)
-    ciphertext = scheme.load_fresh(scheme.encrypt(plainly, ring.secret))
-    decoded = seal.Plaintext()
-    seal.Decryptor(scheme.context, ring.secret).decrypt(ciphertext, decoded)
-    assert np.abs(np.asarray(scheme.encoder.decode_double(decoded)) - plainly).max() < 1e-2
-    relinearisation = keys.relinearisation.data()[0][0]
+    image = np.full(scheme.parameters.slots, 0.5)
+    ciphertext = scheme.load_fresh(scheme.encrypt(image, ring.secret))
+
+    def error_with(secret) -> float:
+        decrypted = seal.Plaintext()
+        seal.Decryptor(scheme.context, secret).decrypt(ciphertext, decrypted)
+        return float(np.abs(np.asarray(scheme.encoder.decode_double(decrypted)) - image).mean())
+
+    length = ring.secret.data().dyn_array().size()
+
+    def taken_for_a_secret(numbers: np.ndarray):
+        """SEAL's own format of a secret key, uncompressed, around other numbers."""
+        version = (plain / "secret.key").read_bytes()[:5]
+        array = _framed(version, struct.pack("<Q", length) + numbers.tobytes())
+        begin = struct.pack("<4QQd", *ring.secret.parms_id(), length, 1.0)
+        return scheme.load_secret(_framed(version, begin + array))
+
+    own = words(ring.secret.data().dyn_array(), 0, length)
+    assert error_with(taken_for_a_secret(own)) < 1e-2  # the secret key itself decrypts that way
     galois = next(row[0] for row in keys.galois.data() if row)
-    degree, primes = 8192, len(scheme.parameters.modulus_bits)
-    for key in (keys.public, relinearisation, galois):
+    for key in (keys.public, keys.relinearisation.data()[0][0], galois):
         for polynomial in range(2):
-            imposter = scheme.load_secret(scheme.generate_keys()[0])
-            target, source = imposter.data(), key.data().dyn_array()
-            for index in range(degree * primes):
-                target[index] = source.at(polynomial * degree * primes + index)
-            seal.Decryptor(scheme.context, imposter).decrypt(ciphertext, decoded)
-            assert np.abs(np.asarray(scheme.encoder.decode_double(decoded)) - plainly).mean() > 1.0
-    assert all(a is not b for a, b in pairwise((keys.public, relinearisation, galois)))
+            taken = words(key.data().dyn_array(), polynomial * length, length)
+            assert error_with(taken_for_a_secret(taken)) > 1.0
+
+
+def _framed(version: bytes, content: bytes) -> bytes:
+    return version + bytes(3) + struct.pack("<Q", 16 + len(content)) + content
