@@ -115,7 +115,10 @@ class Scheme:
             "galois": envelope.keys_bytes(degree, primes, len(elements)),
         }
         what = "The evaluation keys"
-        members = {name: envelope.unpacked(parts.pop(name), most[name], what) for name in _PARTS}
+        members = {
+            name: envelope.unpacked(parts.pop(name), most[name], f"The {name} part of the evaluation keys")
+            for name in _PARTS
+        }
         fits = (
             envelope.is_ciphertext(members["public"], degree, primes)
             and envelope.are_keys(members["relinearisation"], degree, primes, [0])

@@ -10,6 +10,7 @@ from primia.encrypted.lowering import Affine, lower
 from primia.encrypted.packing import Diagonals, Kind, Steps, diagonals_of
 from primia.encrypted.parameters import Packing
 from primia.encrypted.plan import PROFILES, Degree, Plan, Profile, Step, check_depth
+from primia.encrypted.wire import MOST_CIPHERTEXTS
 from primia.errors import EncryptionError
 
 if TYPE_CHECKING:
@@ -68,7 +69,13 @@ def packing_of(network: "PolynomialNetwork", *, degree: Degree) -> Packing:
             f"Patches of {patch} x {patch} leave planes of {plane} slots, but a ciphertext holds {degree // 2}; "
             "take larger patches."
         )
-    return Packing(channels=channels, height=height, width=width, patch=patch, stride=plane if by_planes else None)
+    packing = Packing(channels=channels, height=height, width=width, patch=patch, stride=plane if by_planes else None)
+    if packing.ciphertexts(degree // 2) > MOST_CIPHERTEXTS:
+        raise EncryptionError(
+            f"An input of {channels} x {height} x {width} takes {packing.ciphertexts(degree // 2)} ciphertexts, but a "
+            f"question holds {MOST_CIPHERTEXTS} at most; use fewer pixels."
+        )
+    return packing
 
 
 def choose(maps: tuple[Affine, ...], inputs: Layout, *, degree: Degree) -> tuple[Step, ...]:

@@ -122,7 +122,7 @@ def holds_secret(content: bytes, degree: int, primes: int) -> bool:
         return False
     if len(members) < _PLAINTEXT.size + 24:
         return False
-    _, coefficients, _ = _PLAINTEXT.unpack_from(members)
+    coefficients = _count(members, 32)
     return 0 < coefficients == _count(members, _PLAINTEXT.size + 16) and len(members) == (
         _PLAINTEXT.size + 24 + 8 * coefficients
     )

@@ -15,7 +15,7 @@ MODULUS_BITS = {8192: 218, 16384: 438}
 HEADROOM_BITS = 10  # the last modulus holds answers up to 2^(HEADROOM_BITS - 1)
 SPECIAL_BITS = 12  # key-switching modulus above the scale; at least as large as every other modulus
 SMALLEST_SCALE_BITS = 26  # below, rounding noise reaches the answer
-LARGEST_SCALE_BITS = 40  # above, questions grow and the flooding noise is larger anyway
+LARGEST_SCALE_BITS = 34  # above, keys and questions grow; the flooding noise is larger than the error anyway
 MOST_GALOIS_KEYS = 512
 MOST_SLOTS = max(MODULUS_BITS) // 2
 
