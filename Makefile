@@ -56,10 +56,10 @@ unit: setup  ## Only the quick tests (about a minute)
 lint: setup
 	@ruff check . && ruff format --check . && mypy
 
-up: setup  ## Start Prefect server, worker and MLflow UI
+up: setup  ## Start Prefect server, worker, MLflow UI and the diagnosis service
 	@python -m tasks.services up
 
-down: setup  ## Stop them, worker first
+down: setup  ## Stop them; running requests of the diagnosis service finish
 	@python -m tasks.services down
 
 clean:  ## Remove data, models and results of the pipeline (keeps .state: ledgers, registry)

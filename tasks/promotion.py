@@ -9,11 +9,18 @@ from prefect.cache_policies import NO_CACHE
 
 from primia.config import Params
 from primia.errors import GateError
-from tasks.registry import CHAMPION, MARKS_TAG, PROFILE_TAG, files_digest, gates_of
+from tasks.approval import (
+    APPROVED_AT,
+    APPROVED_BY,
+    APPROVED_DIGEST,
+    APPROVED_REASON,
+    CHAMPION,
+    MARKS_TAG,
+    PROFILE_TAG,
+    files_digest,
+)
+from tasks.registry import gates_of
 from tasks.tracking import FILES, FILES_TAG, open_store
-
-APPROVED_BY, APPROVED_REASON, APPROVED_AT = "approved.by", "approved.reason", "approved.at"
-APPROVED_DIGEST = "approved.files_digest"
 
 
 # Never retried: a decision is taken once.
@@ -54,4 +61,7 @@ def promote_version(params: Params, *, version: int, name: str, reason: str) -> 
         client.set_model_version_tag(model, str(version), key, value)
     client.set_registered_model_alias(model, CHAMPION, str(version))
     marks = f" It is marked: {found.tags[MARKS_TAG]}." if MARKS_TAG in found.tags else ""
-    print(f"Version {version} of {model} is the champion (profile {profile}), approved by {name.strip()}.{marks}")
+    print(
+        f"Version {version} of {model} is the champion (profile {profile}), approved by {name.strip()}.{marks}\n"
+        "A running diagnosis service answers with it within seconds; clients ask for the model again by themselves."
+    )

@@ -1,6 +1,5 @@
 """The model registry: a version with everything a reviewer needs, and the alias that says every gate holds."""
 
-import hashlib
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,28 +8,20 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from primia.config import Params
-from primia.files import read_json, sha256_of_file, sha256_of_folder
+from primia.files import read_json
 from primia.review.gates import GateResult, check_gates, collect_facts, load_profile
+from tasks.approval import CHALLENGER, CHAMPION, MARKS_TAG, PROFILE_TAG, files_digest
 from tasks.environment import checkout
 from tasks.freshness import require_fresh
-from tasks.paths import ENCRYPTED, FEDERATED, GATES, RAW, REPORT, SUBSTANCE
+from tasks.paths import ENCRYPTED, FEDERATED, GATES, RAW, REPORT
 from tasks.tracking import FILES_TAG, RunLog, open_store
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models.model import ModelInfo
 
-CHALLENGER, CHAMPION = "challenger", "champion"
-PROFILE_TAG, MARKS_TAG = "primia.profile", "primia.marks"
-
-
-def files_digest(root: Path) -> str:
-    """SHA-256 over models, results and parameters: everything a gate may ask about; the report follows from them."""
-    digest = hashlib.sha256()
-    for folder in SUBSTANCE:
-        digest.update(folder.as_posix().encode() + bytes.fromhex(sha256_of_folder(root / folder)))
-    for path in (RAW / "source.json", Path("params.yaml")):
-        digest.update(path.as_posix().encode() + bytes.fromhex(sha256_of_file(root / path)))
-    return digest.hexdigest()
+ENCRYPTED_MODEL_TAG = "primia.encrypted_model"
+_ENCRYPTED_NEEDS = ("mlflow", "msgpack", "numpy", "pandas", "pydantic", "safetensors", "scipy", "tenseal", "zstandard")
 
 
 @task(cache_policy=NO_CACHE)
@@ -83,29 +74,14 @@ def _find(name: str, digest: str) -> int | None:
 
 def _create(params: Params, digest: str) -> int:
     import mlflow
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
 
-    pixels, classes = params.preprocess.pixels, len(params.ingest.classes)
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 1, pixels, pixels))]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
-    )
     run = RunLog.of_files(digest)
     run.from_files(checkout())
     with mlflow.start_run(run_id=run.run_id), warnings.catch_warnings():
         # MLflow would like an input example, and would run the model on it; the signature says all there is.
         warnings.filterwarnings("ignore", message=".*input example.*", category=UserWarning)
-        info = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(Path(__file__).with_name("registered_model.py")),
-            artifacts={"federated": str(FEDERATED), "encrypted": str(ENCRYPTED)},
-            code_paths=["primia"],
-            pip_requirements=_requirements(),
-            signature=signature,
-            registered_model_name=params.registry.name,
-        )
+        encrypted = log_encrypted_model(ENCRYPTED)
+        info = _log_model(params)
     version = int(info.registered_model_version)
     client, name = open_store(), params.registry.name
     profile = load_profile(GATES, params.registry.profile)
@@ -114,6 +90,7 @@ def _create(params: Params, digest: str) -> int:
         PROFILE_TAG: params.registry.profile,
         "primia.model_digest": read_json(FEDERATED / "model.json")["digest"],
         "primia.data_fingerprint": read_json(RAW / "source.json")["fingerprint"],
+        ENCRYPTED_MODEL_TAG: encrypted,
     }
     if profile.marks:
         tags[MARKS_TAG] = profile.marks
@@ -123,13 +100,54 @@ def _create(params: Params, digest: str) -> int:
     return version
 
 
+def _log_model(params: Params) -> "ModelInfo":
+    import mlflow
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    pixels, classes = params.preprocess.pixels, len(params.ingest.classes)
+    return mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(Path(__file__).with_name("registered_model.py")),
+        artifacts={"federated": str(FEDERATED), "encrypted": str(ENCRYPTED)},
+        code_paths=["primia"],
+        pip_requirements=_requirements("mlflow", "numpy", "pydantic", "pyyaml", "safetensors", "torch"),
+        signature=ModelSignature(
+            inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 1, pixels, pixels))]),
+            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
+        ),
+        registered_model_name=params.registry.name,
+    )
+
+
+def log_encrypted_model(bundle: Path) -> str:
+    """Log the network that answers on ciphertexts in the active run; returns its model URI."""
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    info = mlflow.pyfunc.log_model(
+        name="encrypted_model",
+        python_model=str(Path(__file__).with_name("registered_encrypted.py")),
+        artifacts={"encrypted": str(bundle)},
+        code_paths=["primia"],
+        pip_requirements=_requirements(*_ENCRYPTED_NEEDS),
+        signature=ModelSignature(
+            inputs=Schema([ColSpec(DataType.binary, "keys"), ColSpec(DataType.binary, "ciphertexts")]),
+            outputs=Schema([ColSpec(DataType.binary, "answer")]),
+        ),
+    )
+    return str(info.model_uri)
+
+
 def _card_without_pictures() -> str:
     lines = (REPORT / "model_card.md").read_text().splitlines()
     return "\n".join(line for line in lines if not line.startswith("!["))
 
 
-def _requirements() -> list[str]:
-    """What loading the model needs, at the versions of this environment."""
+def _requirements(*names: str) -> list[str]:
+    """What loading a model needs, at the versions of this environment."""
     from importlib.metadata import version
 
-    return [f"{name}=={version(name)}" for name in ("mlflow", "numpy", "pydantic", "pyyaml", "safetensors", "torch")]
+    return [f"{name}=={version(name)}" for name in names]

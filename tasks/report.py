@@ -8,9 +8,9 @@ from prefect.cache_policies import NO_CACHE
 
 from primia.config import Params
 from primia.report.build import build_report
+from tasks.approval import files_digest
 from tasks.environment import checkout
 from tasks.paths import CARD_TEMPLATE, REPORT
-from tasks.registry import files_digest
 from tasks.tracking import FILES_TAG, RunLog
 
 

@@ -1,4 +1,4 @@
-"""`make up` and `make down`: Prefect server, process worker and MLflow UI as background processes of this checkout."""
+"""`make up` and `make down`: Prefect, its worker, MLflow and the diagnosis service as processes in the background."""
 
 import contextlib
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from primia.config import load_params
 from primia.errors import ConfigError, PrimiaError
 from primia.files import write_json, write_text
 from tasks.environment import checkout, prepare, state_folder
@@ -21,31 +22,41 @@ from tasks.ports import require_free
 POOL = "primia"
 _START_S = 120.0
 _STOP_S = 15.0
-# The worker first: one whose server is gone ignores SIGTERM.
-_STOP_ORDER = ("worker", "prefect", "mlflow")
+# Running requests of the diagnosis service finish; it gives up by itself after two minutes.
+_DIAGNOSIS_STOP_S = 150.0
+# The worker before its server: one whose server is gone ignores SIGTERM.
+_STOP_ORDER = ("diagnosis", "worker", "prefect", "mlflow")
 
 
 def up() -> None:
     """Start whatever does not run yet, deploy the pipeline, print the addresses."""
     prefect_port = _port("PREFECT_PORT", 4200)
     mlflow_port = _port("MLFLOW_PORT", 5000)
+    diagnosis_port = _port("DIAGNOSIS_PORT", 8443)
     running = {name for name in _STOP_ORDER if _alive(name)}
-    for name, port, key in (("prefect", prefect_port, "PREFECT_PORT"), ("mlflow", mlflow_port, "MLFLOW_PORT")):
+    wanted = (
+        ("prefect", prefect_port, "PREFECT_PORT"),
+        ("mlflow", mlflow_port, "MLFLOW_PORT"),
+        ("diagnosis", diagnosis_port, "DIAGNOSIS_PORT"),
+    )
+    for name, port, key in wanted:
         if name not in running:
             require_free(port, way_out=f"choose another: make up {key}={port + 1}")
     try:
-        _start_missing(running, prefect_port, mlflow_port)
+        _start_missing(running, prefect_port, mlflow_port, diagnosis_port)
     except BaseException:
         _stop_all(set(_STOP_ORDER) - running)
         raise
 
 
-def _start_missing(running: set[str], prefect_port: int, mlflow_port: int) -> None:
+def _start_missing(running: set[str], prefect_port: int, mlflow_port: int, diagnosis_port: int) -> None:
     from tasks.tracking import open_store
 
+    load_params()  # the diagnosis service reads them: a mistake is told here, not in its log
     open_store()
     api = f"http://127.0.0.1:{_started('prefect', prefect_port)}/api"
     mlflow = f"http://127.0.0.1:{_started('mlflow', mlflow_port)}"
+    diagnosis = f"http://127.0.0.1:{_started('diagnosis', diagnosis_port)}"
     environment = {**os.environ, "PREFECT_API_URL": api, "PREFECT_LOGGING_LEVEL": "INFO"}
     if "prefect" not in running:
         _start("prefect", ["-m", "prefect", "server", "start", "--port", str(prefect_port)], environment, prefect_port)
@@ -55,15 +66,18 @@ def _start_missing(running: set[str], prefect_port: int, mlflow_port: int) -> No
         # The desk shows runs and models; MLflow's seven processes for jobs of language models stay off.
         desk = {**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         _start("mlflow", serve, desk, mlflow_port)
-    _wait("Prefect", f"{api}/health")
-    _wait("MLflow", f"{mlflow}/health")
+    if "diagnosis" not in running:
+        _start("diagnosis", ["-m", "flows.serve", "--port", str(diagnosis_port)], environment, diagnosis_port)
+    _wait("prefect", "Prefect", f"{api}/health")
+    _wait("mlflow", "MLflow", f"{mlflow}/health")
+    _wait("diagnosis", "The diagnosis service", f"{diagnosis}/healthz")
     _prefect(environment, "work-pool", "create", POOL, "--type", "process", "--overwrite")
     _prefect(environment, "--no-prompt", "deploy", "--all")
     if "worker" not in running:
         _start("worker", ["-m", "prefect", "worker", "start", "--pool", POOL], environment, None)
     write_text(checkout() / ".env", f"# written by make up, removed by make down\nPREFECT_API_URL={api}\n")
-    print(f"Prefect  {api.removesuffix('/api')}\nMLflow   {mlflow}")
-    print("Next:    source .venv/bin/activate && prefect deployment run pipeline/local --watch")
+    print(f"Prefect    {api.removesuffix('/api')}\nMLflow     {mlflow}\nDiagnosis  {diagnosis} (docs/encrypted.md)")
+    print("Next:      source .venv/bin/activate && prefect deployment run pipeline/local --watch")
 
 
 def down() -> None:
@@ -76,7 +90,7 @@ def _stop_all(names: set[str]) -> None:
     for name in _STOP_ORDER:
         process = _alive(name) if name in names else None
         if process:
-            _stop(process)
+            _stop(process, within_s=_DIAGNOSIS_STOP_S if name == "diagnosis" else _STOP_S)
             _record(name).unlink(missing_ok=True)
             print(f"stopped {name}")
 
@@ -125,12 +139,14 @@ def _start(name: str, arguments: list[str], environment: dict[str, str], port: i
     write_json(_record(name), {"pid": process.pid, "created": created, "port": port})
 
 
-def _wait(what: str, url: str) -> None:
+def _wait(name: str, what: str, url: str) -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(url, timeout=5.0).is_success:
                 return
+        if _alive(name) is None:
+            raise PrimiaError(f"{what} ended before it answered; see .state/services/{name}.log.")
         time.sleep(0.3)
     raise PrimiaError(f"{what} did not answer at {url} within {_START_S:.0f} s; see the logs in .state/services.")
 
@@ -143,11 +159,11 @@ def _prefect(environment: dict[str, str], *arguments: str) -> None:
         raise PrimiaError(f"prefect {' '.join(arguments)} failed: {' '.join(answer.stdout.split()[-40:])}")
 
 
-def _stop(process: psutil.Process) -> None:
+def _stop(process: psutil.Process, *, within_s: float) -> None:
     family = [process, *process.children(recursive=True)]
     with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(signal.SIGTERM)
-    _, stubborn = psutil.wait_procs(family, timeout=_STOP_S)
+    _, stubborn = psutil.wait_procs(family, timeout=within_s)
     for survivor in stubborn:
         with contextlib.suppress(psutil.NoSuchProcess):
             survivor.kill()

@@ -1,73 +1,89 @@
-"""Serving: the approved champion's bundle, fetched from the registry and checked, behind the encrypted service."""
+"""Serving: the diagnosis service over the registry's approved champion, in the foreground until it is stopped."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
+from pydantic import ValidationError
 
-from primia.config import Params
-from primia.errors import GateError
-from primia.files import folder_in_progress
+from primia.config import Registry
+from primia.errors import ConfigError
 from tasks.environment import state_folder
-from tasks.paths import ENCRYPTED
-from tasks.ports import require_free
-from tasks.promotion import APPROVED_BY, APPROVED_DIGEST, APPROVED_REASON
-from tasks.registry import CHAMPION, MARKS_TAG, files_digest
-from tasks.tracking import FILES, FILES_TAG, open_store
+
+if TYPE_CHECKING:
+    from primia.encrypted.service.settings import ServiceSettings
+
+# Below .state: the service's own files (tokens, identity, keys), the versions fetched from the registry, its log.
+FOLDER, APPROVED, EVENTS = "serving", "approved", "events.jsonl"
 
 
-@task(cache_policy=NO_CACHE)
-def approved_bundle(params: Params) -> Path:
-    """Download the champion's encrypted bundle into .state.
+def serve_champion(
+    registry: Registry,
+    *,
+    host: str,
+    port: int,
+    certificate: Path | None = None,
+    private_key: Path | None = None,
+    limits: Sequence[str] = (),
+) -> None:
+    """Answer on encrypted images with whatever version is the approved champion, until SIGTERM or SIGINT.
 
-    Raises:
-        GateError: there is no champion, no person approved it, or its files changed since.
-    """
-    from mlflow.exceptions import MlflowException
-
-    client, model = open_store(), params.registry.name
-    try:
-        version = client.get_model_version_by_alias(model, CHAMPION)
-    except MlflowException as error:
-        raise GateError(
-            f"{model} has no champion; review a challenger and promote it: "
-            'python -m flows.promote --version N --name "..." --reason "...".'
-        ) from error
-    if not version.tags.get(APPROVED_BY) or not version.tags.get(APPROVED_REASON):
-        raise GateError(
-            f"Version {version.version} of {model} carries the alias champion, but nobody approved it; "
-            "promote it with python -m flows.promote."
-        )
-    with folder_in_progress(state_folder() / "champion") as folder:
-        digest = files_digest(Path(client.download_artifacts(version.run_id, FILES, str(folder))))
-        if not digest == version.tags.get(FILES_TAG) == version.tags.get(APPROVED_DIGEST):
-            raise GateError(
-                f"The files of version {version.version} of {model} are not those that were approved; "
-                "find out who changed them, and promote a version anew."
-            )
-    if MARKS_TAG in version.tags:
-        print(f"Version {version.version} of {model} is marked: {version.tags[MARKS_TAG]}.", flush=True)
-    return state_folder() / "champion" / FILES
-
-
-@task(cache_policy=NO_CACHE)
-def serve_bundle(root: Path, *, host: str, port: int) -> None:
-    """Serve until stopped; runs in the foreground.
+    `limits` are NAME=VALUE pairs for `ServiceSettings`. With a certificate and its key (PEM) the service speaks TLS.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: a limit is unknown or out of range.
+        EncryptionError: address, port, certificate or state folder cannot be used, or tokens would travel in clear.
     """
-    import uvicorn
+    settings = settings_of(limits)
+    # MLflow's own retries against a registry on another machine would take minutes; the service asks again anyway.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    from primia.encrypted.service.identity import load_or_make_identity
+    from primia.encrypted.service.run import run_service
+    from tasks.releases import ChampionReleases
+    from tasks.tracking import open_store
 
-    from primia.encrypted.bundle import load_bundle
-    from primia.encrypted.service.app import create_app
-
-    require_free(port, host=host, way_out=f"choose another: --port {port + 1}")
-    bundle = load_bundle(root / ENCRYPTED)
-    print(
-        f"Serving model {bundle.specification.model_digest[:12]} on http://{host}:{port}; stop with Ctrl-C.\n"
-        f"Next:  primia keygen --server http://{host}:{port}\n"
-        f"       primia diagnose IMAGE --server http://{host}:{port}",
-        flush=True,
+    state = state_folder() / FOLDER
+    releases = ChampionReleases(open_store(), registry.name, state / APPROVED, tell=_tell)
+    address = f"{'https' if certificate else 'http'}://{host}:{port}"
+    _tell(f"Starting the diagnosis service of {registry.name} on {address}; Ctrl-C stops it, running requests finish.")
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _tell(f"Its fingerprint is {load_or_make_identity(state / 'identity.pem').public}")
+    _tell(f"Its log of events is {settings.log}; docs/encrypted.md shows the next steps.")
+    run_service(
+        releases,
+        state=state,
+        host=host,
+        port=port,
+        settings=settings,
+        certificate=certificate,
+        private_key=private_key,
     )
-    uvicorn.run(create_app(bundle), host=host, port=port, log_level="warning")
+
+
+def settings_of(limits: Sequence[str]) -> "ServiceSettings":
+    """The service's limits, with NAME=VALUE pairs in place of the defaults.
+
+    Raises:
+        ConfigError: names the limit, and those there are.
+    """
+    from primia.encrypted.service.settings import ServiceSettings
+
+    given: dict[str, Any] = {"log": str(state_folder() / FOLDER / EVENTS)}
+    for pair in limits:
+        name, _, value = pair.partition("=")
+        given[name] = value
+    try:
+        return ServiceSettings.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        if name not in ServiceSettings.model_fields:
+            known = ", ".join(sorted(ServiceSettings.model_fields))
+            raise ConfigError(f"{name} is no limit of the service; --limit takes {known}.") from None
+        raise ConfigError(f"--limit {name}={given[name]} cannot be used ({first['msg']}).") from None
+
+
+def _tell(sentence: str) -> None:
+    print(sentence, flush=True)

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from primia.files import read_json
+from tasks.approval import CHALLENGER, CHAMPION, MARKS_TAG
 from tasks.environment import checkout
 from tasks.paths import ATTACK, COMPARISON, ENCRYPTION, EVALUATION, FEDERATION, REPORT
-from tasks.registry import CHALLENGER, CHAMPION, MARKS_TAG, registered_version
+from tasks.registry import registered_version
 from tasks.stage import parameters
 
 
@@ -35,10 +36,10 @@ def print_summary() -> None:
     number = version.version if version is not None else "N"
     console.print(
         "\nNext:\n"
-        "  make up                                              Prefect and MLflow in the browser (make down)\n"
+        "  make up                                              Prefect, MLflow and the diagnosis service (make down)\n"
         "  source .venv/bin/activate && dvc metrics show        every figure; dvc exp run -S federation.rounds=5\n"
         f'  python -m flows.promote --version {number} --name "..." --reason "..."   after your review\n'
-        "  python -m flows.serve                                the approved champion, on encrypted images",
+        "  primia token add clinic-a                            then diagnose encrypted images: docs/encrypted.md",
         highlight=False,
         soft_wrap=True,
     )

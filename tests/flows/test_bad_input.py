@@ -55,14 +55,15 @@ def test_an_unknown_profile_is_told_and_changes_nothing(workspace: Checkout) -> 
     assert (workspace.folder / "params.yaml").read_text() == before
 
 
-def test_a_port_that_is_taken_is_told_and_nothing_is_left_running(workspace: Checkout) -> None:
+@pytest.mark.parametrize("key", ["PREFECT_PORT", "DIAGNOSIS_PORT"])
+def test_a_port_that_is_taken_is_told_and_nothing_is_left_running(workspace: Checkout, key: str) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        said = sentence(workspace.run("tasks.services", "up", PREFECT_PORT=str(port)))
+        said = sentence(workspace.run("tasks.services", "up", **{key: str(port)}))
     assert f"Port {port}" in said
-    assert f"PREFECT_PORT={port + 1}" in said
+    assert f"{key}={port + 1}" in said
     assert not (workspace.folder / ".state" / "services").exists()
 
 
@@ -73,8 +74,16 @@ def test_without_a_git_repository_the_pipeline_says_what_it_needs(workspace: Che
     assert "is no git repository" in said
 
 
-def test_serve_refuses_when_there_is_no_champion(workspace: Checkout) -> None:
-    assert "has no champion" in sentence(workspace.run("flows.serve"))
+def test_serve_refuses_a_certificate_that_is_none_and_an_unknown_limit(workspace: Checkout) -> None:
+    port = str(workspace.ports[2])
+    files = ("--certificate", "params.yaml", "--private-key", "params.yaml")
+    assert "are no certificate and its private key" in sentence(workspace.run("flows.serve", "--port", port, *files))
+    assert "nonsense is no limit" in sentence(workspace.run("flows.serve", "--limit", "nonsense=1"))
+
+
+def test_a_second_service_of_a_checkout_is_refused(served: Checkout, workspace: Checkout) -> None:
+    said = sentence(served.run("flows.serve", "--port", str(workspace.ports[2])))
+    assert "Another service uses" in said
 
 
 def test_a_promotion_needs_a_version_that_exists(workspace: Checkout) -> None:

@@ -1,14 +1,15 @@
 """The three ways of use on a small checkout: dvc repro, a deployment run, and review in the registry."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
+import httpx
 import psutil
 import pytest
-from tiny_checkout import Checkout, free_port
+from tiny_checkout import Checkout
 
 pytestmark = pytest.mark.system
 
@@ -29,6 +30,12 @@ def wait_until(condition, seconds: float, what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds:.0f} s"
         time.sleep(0.5)
+
+
+def served_version(checkout: Checkout) -> str | None:
+    """The version that the diagnosis service of `make up` answers with."""
+    model = httpx.get(f"{checkout.diagnosis}/healthz", timeout=10).json()["model"]
+    return model["version"] if model else None
 
 
 def test_a_repro_writes_every_result_and_one_run_with_a_live_curve(reproduced: Checkout) -> None:
@@ -105,58 +112,77 @@ def test_the_registered_model_loads_and_answers(reproduced: Checkout) -> None:
     assert answer.returncode == 0, answer.stderr
 
 
+def test_the_registered_encrypted_model_is_found_from_the_version(reproduced: Checkout) -> None:
+    version = reproduced.store().get_model_version("primia-chest", "1")
+    logged = reproduced.store().get_logged_model(version.tags["primia.encrypted_model"].removeprefix("models:/"))
+    assert logged.source_run_id == version.run_id
+
+
 def test_only_a_person_with_a_reason_makes_a_champion_and_only_that_is_served(reproduced: Checkout) -> None:
+    log = reproduced.folder / ".state" / "services" / "diagnosis.log"
     nobody = reproduced.run("flows.promote", "--version", "1", "--name", " ", "--reason", "because")
     assert nobody.returncode == 1
     assert "needs the name of a person" in nobody.stderr
+    assert "primia-chest has no champion" in log.read_text()
     # Moving the alias by hand is no approval.
     reproduced.store().set_registered_model_alias("primia-chest", "champion", "1")
-    unapproved = reproduced.run("flows.serve")
-    assert unapproved.returncode == 1
-    assert "nobody approved it" in unapproved.stderr
+    wait_until(lambda: "nobody approved it" in log.read_text(), 30, "the service's look at the alias")
+    assert served_version(reproduced) is None
     reproduced.store().delete_registered_model_alias("primia-chest", "champion")
     done = reproduced.run("flows.promote", "--version", "1", "--name", "A. Reviewer", "--reason", "a test")
     assert done.returncode == 0, done.stderr
+    assert "diagnosis service answers with it within seconds" in done.stdout
     champion = reproduced.store().get_model_version_by_alias("primia-chest", "champion")
     assert champion.tags["approved.by"] == "A. Reviewer"
+    wait_until(lambda: served_version(reproduced) == "1", 60, "the service's step to version 1")
 
 
-def test_a_clinician_gets_probabilities_for_an_encrypted_image(reproduced: Checkout) -> None:
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen(
-        [sys.executable, "-m", "flows.serve", "--port", str(port)],
-        cwd=reproduced.folder,
-        env=reproduced.environment(),
-        stdout=subprocess.PIPE,
-        text=True,
+@pytest.fixture(scope="module")
+def clinic(reproduced: Checkout) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`primia diagnose` of a clinic with a token and keys of its own."""
+    token = reproduced.run("primia.cli", "token", "add", "clinic-a")
+    assert token.returncode == 0, token.stderr
+    made = reproduced.run(
+        "primia.cli", "keygen", "--server", reproduced.diagnosis, "--keys", "clinic", PRIMIA_TOKEN=token.stdout.strip()
     )
-    try:
-        assert server.stdout is not None
-        said = [server.stdout.readline(), server.stdout.readline()]
-        assert "unfit for patients" in said[0]
-        assert "Serving model" in said[1]
-        import httpx
+    assert made.returncode == 0, made.stderr
+    image = next((reproduced.folder / "data" / "raw" / "images").rglob("*.png"))
+    return lambda *more: reproduced.run("primia.cli", "diagnose", str(image), "--keys", "clinic", *more)
 
-        def ready() -> bool:
-            try:
-                return httpx.get(f"{address}/healthz", timeout=2).is_success
-            except httpx.HTTPError:
-                return False
 
-        wait_until(ready, 60, "the server's first answer")
-        made = reproduced.run("primia.cli", "keygen", "--server", address)
-        assert made.returncode == 0, made.stderr
-        image = next((reproduced.folder / "data" / "raw" / "images").rglob("*.png"))
-        answer = reproduced.run("primia.cli", "diagnose", str(image), "--server", address, "--explain")
-        assert answer.returncode == 0, answer.stderr
-        rows = dict(line.split() for line in answer.stdout.splitlines())
-        assert set(rows) == {"normal", "bacterial", "viral"}
-        assert sum(float(share.rstrip("%")) for share in rows.values()) == pytest.approx(100, abs=0.3)
-        assert "not a medical device" in answer.stderr
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.communicate(timeout=30)
+def test_a_clinician_gets_probabilities_for_an_encrypted_image(reproduced: Checkout, clinic) -> None:
+    answer = clinic("--explain")
+    assert answer.returncode == 0, answer.stderr
+    rows = dict(line.split() for line in answer.stdout.splitlines())
+    assert set(rows) == {"normal", "bacterial", "viral"}
+    assert sum(float(share.rstrip("%")) for share in rows.values()) == pytest.approx(100, abs=0.3)
+    assert "not a medical device" in answer.stderr
+    assert "version 1, marked: unfit for patients" in answer.stderr
+    assert "compute" in answer.stderr
+    events = (reproduced.folder / ".state" / "serving" / "events.jsonl").read_text().splitlines()
+    assert any(json.loads(line).get("status") == 200 for line in events)
+    assert "clinic-a" not in "".join(events)
+
+
+def test_the_service_follows_the_champion_and_stops_when_it_is_taken_away(reproduced: Checkout, clinic) -> None:
+    process = psutil.Process(json.loads((reproduced.folder / ".state/services/diagnosis.json").read_text())["pid"])
+    reproduced.set_params({"evaluation": {"bootstrap": 110}})
+    assert reproduced.run("dvc", "repro", timeout=600).returncode == 0
+    assert "Version 2" in reproduced.run("flows.register").stdout
+    by_a_person = ("--name", "A. Reviewer", "--reason", "a test")
+    assert reproduced.run("flows.promote", "--version", "2", *by_a_person).returncode == 0
+    wait_until(lambda: served_version(reproduced) == "2", 60, "the service's step to version 2")
+    assert "version 2" in clinic().stderr
+    reproduced.store().delete_registered_model_alias("primia-chest", "champion")
+    wait_until(lambda: served_version(reproduced) is None, 30, "the end of answers")
+    refused = clinic()
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert "No model of this name is approved here" in refused.stderr
+    assert reproduced.run("flows.promote", "--version", "1", *by_a_person).returncode == 0
+    wait_until(lambda: served_version(reproduced) == "1", 60, "the service's step back to version 1")
+    assert "version 1" in clinic().stderr
+    assert process.is_running()  # the same process all along
 
 
 def test_a_deployment_run_finishes_and_finds_nothing_to_do(reproduced: Checkout) -> None:
@@ -181,8 +207,6 @@ def test_a_cancelled_deployment_run_ends_dvc_stage_and_sites_and_an_experiment_r
     cancelled = reproduced.run("prefect", "flow-run", "cancel", run_id)
     assert cancelled.returncode == 0, cancelled.stdout + cancelled.stderr
     wait_until(lambda: not site_processes(reproduced), 60, "the end of DVC, stage and sites")
-    import httpx
-
     api = f"http://127.0.0.1:{reproduced.ports[0]}/api"
     state = lambda: httpx.get(f"{api}/flow_runs/{run_id}").json()["state"]["type"]  # noqa: E731
     wait_until(lambda: state() == "CANCELLED", 60, "the state Cancelled")

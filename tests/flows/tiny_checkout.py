@@ -28,7 +28,7 @@ class Checkout:
     """A folder with a git repository, and the ports its services may take."""
 
     folder: Path
-    ports: tuple[int, int]
+    ports: tuple[int, int, int]
 
     def run(self, *command: str, timeout: float = 300.0, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run `python -m ...` in the checkout, as a user would in the activated environment."""
@@ -51,6 +51,7 @@ class Checkout:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
             "PREFECT_PORT": str(self.ports[0]),
             "MLFLOW_PORT": str(self.ports[1]),
+            "DIAGNOSIS_PORT": str(self.ports[2]),
             "PREFECT_HOME": str(state / "prefect"),
             "DVC_SITE_CACHE_DIR": str(state / "dvc-site"),
             "DVC_GLOBAL_CONFIG_DIR": str(state / "dvc-config"),
@@ -58,6 +59,11 @@ class Checkout:
             "DVC_NO_ANALYTICS": "1",
             **more,
         }
+
+    @property
+    def diagnosis(self) -> str:
+        """Address of the diagnosis service after `make up`."""
+        return f"http://127.0.0.1:{self.ports[2]}"
 
     def params(self) -> dict[str, Any]:
         return yaml.safe_load((self.folder / "params.yaml").read_text())
@@ -99,7 +105,7 @@ def make_checkout(folder: Path) -> Checkout:
         if (ROOT / name).is_file() and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-    checkout = Checkout(folder, (free_port(), free_port()))
+    checkout = Checkout(folder, (free_port(), free_port(), free_port()))
     checkout.set_params(TINY)
     git(folder, "init", "--quiet", "--initial-branch=main")
     # DVC's experiments are commits; a bare machine has no identity of its own.
