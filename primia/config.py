@@ -224,6 +224,9 @@ class Encryption(_Section):
     phantom_patients: int = Field(default=900, ge=30, le=100_000)
     epochs: int = Field(default=30, ge=1, le=1000)
     learning_rate: float = Field(default=2e-3, gt=0.0, le=1.0)
+    rounds: int = Field(default=10, ge=1, le=10_000)
+    local_epochs: int = Field(default=1, ge=1, le=100)
+    hospital_learning_rate: float = Field(default=0.02, gt=0.0, le=1.0)
     images: int = Field(default=16, ge=1, le=10_000)
     seed: Seed = 1
 
