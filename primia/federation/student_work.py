@@ -20,7 +20,6 @@ from primia.training.augment import changed_copies
 from primia.training.distilled import train_student
 from primia.training.objective import learning_rate_of
 
-CHANGED_COPIES = 3  # of each image, with `training.augment`; the teacher is asked about each copy
 _BATCH = 128
 
 
@@ -117,7 +116,7 @@ class StudentWork:
             teacher, images = self._teacher, self._train.images
             if self._plan.training.augment:
                 seed = local_seed(self._plan.training.seed, round=0, site=self._name)
-                copies = changed_copies(images, copies=CHANGED_COPIES, mean=teacher.mean, std=teacher.std, seed=seed)
+                copies = changed_copies(images, mean=teacher.mean, std=teacher.std, seed=seed)
                 images = torch.cat([images.half(), copies])
             self._lessons = self._inputs(images), teacher.logits(images)
         return self._lessons
