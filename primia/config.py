@@ -217,15 +217,28 @@ class Attack(_Section):
 
 
 class Encryption(_Section):
-    """The polynomial network that answers on encrypted images, and how it is distilled."""
+    """The network that answers on encrypted images; all but `profile` and `images` is about a student."""
 
-    pixels: int = Field(default=28, ge=8, le=64)
-    hidden: int = Field(default=64, ge=8, le=512)
+    profile: Literal["fast", "deep"] = "fast"
+    data: Literal["phantoms", "hospitals"] = "phantoms"
+    pixels: int = Field(default=28, ge=8, le=256)
     phantom_patients: int = Field(default=900, ge=30, le=100_000)
     epochs: int = Field(default=30, ge=1, le=1000)
     learning_rate: float = Field(default=2e-3, gt=0.0, le=1.0)
+    rounds: int = Field(default=10, ge=1, le=10_000)
+    local_epochs: int = Field(default=1, ge=1, le=100)
+    hospital_learning_rate: float = Field(default=0.02, gt=0.0, le=1.0)
     images: int = Field(default=16, ge=1, le=10_000)
     seed: Seed = 1
+
+    @model_validator(mode="after")
+    def _packable(self) -> Self:
+        if self.pixels > 64 and self.pixels % 8:
+            raise ValueError(
+                f"encryption.pixels is {self.pixels}, but above 64 an image is cut into patches of 8 x 8; "
+                f"set it to {8 * round(self.pixels / 8)}"
+            )
+        return self
 
 
 class Registry(_Section):
@@ -271,6 +284,7 @@ class Params(_Section):
             )
         if self.privacy.enabled and self.privacy.trust == "distributed":
             self._check_distributed()
+        self._check_encryption()
         if self.training.local_normalisation and self.model.architecture == "scattering":
             raise ValueError(
                 "training.local_normalisation keeps normalisation layers at the hospitals, but the scattering model "
@@ -298,6 +312,24 @@ class Params(_Section):
                 f"set ingest.source to image_folder, or ingest.folder to {PHANTOM_FOLDER}"
             )
         return self
+
+    def _check_encryption(self) -> None:
+        if self.encryption.data == "hospitals" and self.privacy.enabled:
+            raise ValueError(
+                "encryption.data is hospitals, but what a student learns of the hospitals' images is not in the privacy "
+                "budget; set it to phantoms, or privacy.enabled to false"
+            )
+        if self.model.architecture == "scattering":
+            if self.encryption.data == "hospitals":
+                raise ValueError(
+                    "encryption.data is hospitals, but the scattering model answers encrypted images itself and has no "
+                    "student to teach; set it to phantoms"
+                )
+        elif self.encryption.pixels > self.preprocess.pixels:
+            raise ValueError(
+                f"encryption.pixels is {self.encryption.pixels}, but images have preprocess.pixels "
+                f"{self.preprocess.pixels}; a student cannot see more than its teacher"
+            )
 
     def _check_distributed(self) -> None:
         wanted: dict[str, tuple[object, object]] = {

@@ -35,13 +35,13 @@ def train_federation(params: Params) -> None:
             run.metrics("round", asdict(record), step=record.round)
 
         result = federate(
-            params, sites=SITES, state=state_folder(), floors=_floors(params), on_round=on_round, on_result=_save
+            params, sites=SITES, state=state_folder(), floors=floors_of(params), on_round=on_round, on_result=_save
         )
     if result.stopped is not None:
         print(f"The federation ended early: {result.stopped}")
 
 
-def _floors(params: Params) -> Floors | None:
+def floors_of(params: Params) -> Floors | None:
     """Phantoms belong to nobody, so all is allowed; with other images every hospital's own floors.json decides."""
     if params.ingest.source != "phantom":
         return None

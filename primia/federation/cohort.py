@@ -15,6 +15,8 @@ from primia.federation.refusals import BudgetError
 from primia.federation.released_sums import CohortRefusal
 from primia.federation.rollcall import SessionError
 from primia.federation.sums import Totals
+from primia.federation.vectors import words_to_bytes
+from primia.federation.weights import Floats
 from primia.secagg.session import Purpose, Session
 from primia.secagg.vector import Layout
 
@@ -35,13 +37,17 @@ class Tally:
 class Cohort:
     """Asks the hospitals of one plan, leaves out those that fail, and tries to bring them back before each session."""
 
-    def __init__(self, plan: Plan, *, channel: Channel, folder: RunFolder, deadline_s: float) -> None:
+    def __init__(
+        self, plan: Plan, *, channel: Channel, folder: RunFolder, deadline_s: float, teacher: Floats | None = None
+    ) -> None:
+        """`teacher` holds the weights of the plan's teacher, (parameters,), if there is one."""
+        self._invitation = m.Join(plan=plan.canonical(), teacher=None if teacher is None else words_to_bytes(teacher))
         self._plan, self._channel, self._folder, self._deadline_s = plan, channel, folder, deadline_s
         self._absent: dict[str, Dropped] = {}
 
     def join(self, names: Sequence[str]) -> None:
         """Agree on the plan; who does not is absent."""
-        requests: dict[str, m.Request] = dict.fromkeys(names, m.Join(plan=self._plan.canonical()))
+        requests: dict[str, m.Request] = dict.fromkeys(names, self._invitation)
         joined, lost = ask(self._channel, requests, m.Joined, step="the plan", deadline_s=START_DEADLINE_S)
         for name, answer in joined.items():
             if answer.plan != self._plan.digest():

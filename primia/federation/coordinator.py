@@ -27,7 +27,7 @@ from primia.federation.summed_statistics import check_statistics, pooled_statist
 from primia.federation.summed_validation import check_validation, evaluate_layout, validation
 from primia.federation.vectors import words_to_bytes
 from primia.federation.verdict import judged, reason_to_stop
-from primia.federation.weights import head_vector, load_head, vector_digest
+from primia.federation.weights import Floats, head_vector, load_head, vector_digest
 from primia.models.networks import build_network
 from primia.models.released import ReleasedModel
 from primia.secagg.countersigned import Countersigned
@@ -78,6 +78,14 @@ class FederationResult:
         return max(ledger.epsilon for ledger in self.ledgers.values())
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a plan with a student says only digests of: the weights it starts from, and its teacher's, (parameters,)."""
+
+    start: Floats
+    teacher: Floats
+
+
 class Coordinator:
     """Runs one plan from where its folder says it is to its end."""
 
@@ -88,12 +96,15 @@ class Coordinator:
         channel: Channel,
         folder: RunFolder,
         deadline_s: float,
+        lesson: Lesson | None = None,
         on_round: Callable[[RoundRecord], None] | None = None,
         on_result: Callable[[FederationResult], None] | None = None,
     ) -> None:
-        self._plan, self._channel, self._folder = plan, channel, folder
+        """`lesson` belongs to a plan with a student, for which `rounds` takes the place of `run`."""
+        self._plan, self._channel, self._folder, self._lesson = plan, channel, folder, lesson
         self._on_round, self._on_result = on_round, on_result
-        self._cohort = Cohort(plan, channel=channel, folder=folder, deadline_s=deadline_s)
+        teacher = None if lesson is None else lesson.teacher
+        self._cohort = Cohort(plan, channel=channel, folder=folder, deadline_s=deadline_s, teacher=teacher)
         self._network = build_network(
             plan.model.architecture,
             classes=len(plan.classes),
@@ -103,10 +114,24 @@ class Coordinator:
         )
 
     def run(self) -> FederationResult:
-        """Run all rounds that are left.
+        """Run all rounds that are left, and release the model.
 
         Raises:
             PrimiaError: too few hospitals stay, or they refuse; the run can be resumed.
+        """
+        progress, stopped = self.rounds()
+        result = self._result(progress, stopped)
+        # Only a model that is safe may end the run: a crash before that resumes here and charges nothing again.
+        if self._on_result is not None:
+            self._on_result(result)
+        self._folder.finish(progress.records)
+        return result
+
+    def rounds(self) -> tuple[Progress, str | None]:
+        """Run all rounds that are left; where they led, and why they ended before the last one, or None.
+
+        Raises:
+            PrimiaError: see `run`.
         """
         if not self._plan.masked:
             log.warning(
@@ -135,29 +160,32 @@ class Coordinator:
                 self._on_round(progress.records[-1])
         if stopped is not None:
             log.warning("the run ends after round %d of %d: %s", progress.trained, self._plan.rounds, stopped)
-        result = self._result(progress, stopped)
-        # Only a model that is safe may end the run: a crash before that resumes here and charges nothing again.
-        if self._on_result is not None:
-            self._on_result(result)
-        self._folder.finish(progress.records)
-        return result
+        return progress, stopped
 
     def _begin(self) -> Progress:
         plan, digest = self._plan, self._plan.digest()
-        first = initial_network(plan.model, plan.training, classes=plan.classes, pixels=plan.pixels)
+        head = self._first_weights()
         tally = self._cohort.sum(
             "statistics", 0, lambda s: m.Statistics(session=s, plan=digest), statistics_layout(plan)
         )
         check_statistics(plan, tally.totals, sites=len(tally.survivors))
-        head = head_vector(first.head)
+        statistics = pooled_statistics(tally.totals, counted=tally.survivors)
+        if plan.student is not None:  # which was given its own with its first weights
+            statistics = replace(statistics, mean=plan.student.mean, std=plan.student.std)
         progress = Progress(
-            statistics=pooled_statistics(tally.totals, counted=tally.survivors),
+            statistics=statistics,
             model=GlobalModel(round=0, head=head, average=head.astype(np.float64), server=initial_state(len(head))),
             released=head,
         )
         self._folder.journal.add(tally.record)
         self._folder.save(progress)
         return progress
+
+    def _first_weights(self) -> Floats:
+        if self._lesson is not None:
+            return self._lesson.start
+        plan = self._plan
+        return head_vector(initial_network(plan.model, plan.training, classes=plan.classes, pixels=plan.pixels).head)
 
     def _train(self, progress: Progress) -> Progress:
         started, before, round = time.monotonic(), self._channel.bytes_received(), progress.trained + 1

@@ -52,8 +52,8 @@ def check_plan(floors: Floors, plan: Plan, *, path: Path) -> None:
     """Refuse a plan in which this hospital would be hidden less well than its owner demands; `path` is the file.
 
     Raises:
-        SiteRefusal: sums in clear, too few hospitals, a threshold that a lying coordinator could get around, or too
-            little privacy for the patients.
+        SiteRefusal: sums in clear, too few hospitals, a threshold that a lying coordinator could get around, too
+            little privacy for the patients, or a student within it.
     """
     _check_privacy(floors, plan, path=path)
     if plan.secure_aggregation.scheme == "none":
@@ -78,6 +78,11 @@ def check_plan(floors: Floors, plan: Plan, *, path: Path) -> None:
 
 
 def _check_privacy(floors: Floors, plan: Plan, *, path: Path) -> None:
+    if plan.student is not None and plan.privacy is not None:
+        raise SiteRefusal(
+            "The plan teaches a student on patients to whom it promises differential privacy, but teaching draws no "
+            "noise; distil the student on phantoms instead."
+        )
     if plan.privacy is None:
         if floors.require_privacy:
             raise SiteRefusal(

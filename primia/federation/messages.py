@@ -9,7 +9,7 @@ from primia.secagg.session import Session
 from primia.secagg.shamir import SHARE_BYTES
 from primia.secagg.sharing import SEALED_BYTES, Sealed
 
-PROTOCOL: Final = 3
+PROTOCOL: Final = 4
 MAX_VECTOR_BYTES = 1 << 29  # 134 million parameters
 MAX_MESSAGE_BYTES = MAX_VECTOR_BYTES + (1 << 20)
 MAX_LEDGER_CHARACTERS = 1 << 24
@@ -38,13 +38,18 @@ class Message(BaseModel):
 class Describe(Message):
     """Who are you? Asked once, before there is a plan."""
 
-    protocol: Literal[3] = PROTOCOL
+    protocol: Literal[4] = PROTOCOL
 
 
 class Join(Message):
-    """Check this plan (canonical JSON) and take part in it."""
+    """Check this plan (canonical JSON) and take part in it.
+
+    `teacher` holds the weights of the plan's teacher, as one float32 vector in sorted parameter-name order; None if the
+    plan teaches no student.
+    """
 
     plan: Annotated[bytes, Field(max_length=1 << 20)]
+    teacher: Vector | None = None
 
 
 class AdvertiseKeys(Message):

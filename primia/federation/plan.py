@@ -73,13 +73,33 @@ class PrivacyPlan(_Part):
                 return Release(sampling_rate=1.0, noise_multiplier=self.validation_noise, steps=1)
 
 
+class StudentPlan(_Part):
+    """The polynomial network that a run teaches; `Plan.model` then names the architecture of its teacher.
+
+    The student is what `build_student` makes for `pixels` and the plan's classes, without batch-norm. `start` is the
+    digest of the weights that round 1 starts from, and `mean` and `std` standardise what it sees. `teacher` is the
+    digest of the released model that is imitated (`ReleasedModel.digest`), which standardises by its own mean and
+    deviation, and `spread` the unit of its logits in the loss.
+    """
+
+    pixels: int = Field(ge=1, le=4096)
+    start: Digest
+    mean: float = Field(ge=0.0, le=1.0)
+    std: float = Field(gt=0.0, le=1.0)
+    teacher: Digest
+    teacher_mean: float = Field(ge=0.0, le=1.0)
+    teacher_std: float = Field(gt=0.0, le=1.0)
+    spread: float = Field(ge=1e-6, le=1e6)
+
+
 class Plan(_Part):
     """Everything that decides the result of a run, in order that each site can check it before it takes part.
 
-    `threshold` is the number of hospitals that must stay to the end of every sum.
+    `threshold` is the number of hospitals that must stay to the end of every sum. `student` is there if the run teaches
+    a student instead of training a model on labels.
     """
 
-    protocol: Literal[3] = 3
+    protocol: Literal[4] = 4
     run: RunName
     hospitals: dict[Name, Hospital] = Field(min_length=1, max_length=100)
     threshold: int = Field(ge=1, le=100)
@@ -97,6 +117,7 @@ class Plan(_Part):
     secure_aggregation: SecureAggregation
     weights: Literal["images", "equal"]
     privacy: PrivacyPlan | None
+    student: StudentPlan | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -231,6 +252,7 @@ def draft_plan(
     *,
     privacy: PrivacyPlan | None,
     known: Mapping[str, Hospital] | None = None,
+    student: StudentPlan | None = None,
 ) -> Plan:
     """The plan of `params`, still without a name of its run.
 
@@ -239,6 +261,7 @@ def draft_plan(
         descriptions: of the sites that described themselves.
         privacy: see `privacy_plan`.
         known: hospitals of an interrupted run of this plan that are absent now.
+        student: what is taught, if the run does not train on labels.
 
     Raises:
         ConfigError: a site answers under another name or was prepared with other classes or pixels.
@@ -272,4 +295,5 @@ def draft_plan(
         secure_aggregation=params.secure_aggregation,
         weights="images" if privacy is None else "equal",
         privacy=privacy,
+        student=student,
     )

@@ -11,7 +11,7 @@ from primia.federation.cohort import START_DEADLINE_S
 from primia.federation.coordinator import Coordinator, FederationResult
 from primia.federation.floors import Floors
 from primia.federation.local_channel import LocalChannel
-from primia.federation.plan import Plan, PrivacyPlan, described_hospital, draft_plan, privacy_plan
+from primia.federation.plan import Plan, PrivacyPlan, StudentPlan, described_hospital, draft_plan, privacy_plan
 
 
 def federate(
@@ -41,15 +41,8 @@ def federate(
     Raises:
         PrimiaError: one sentence with the hospital and the reason; nothing is lost, and the same call resumes.
     """
-    names = params.preprocess.hospitals
-    channel = LocalChannel(
-        {name: sites / name for name in names},
-        states={name: state / "sites" / name for name in names},
-        ledgers=state / "ledgers",
-        floors=floors,
-    )
     runs = state / "federation"
-    with channel:
+    with local_hospitals(params, sites=sites, state=state, floors=floors) as channel:
         privacy = privacy_plan(params)  # takes seconds, like the start of the processes
         plan, folder = open_run(runs, describe(channel, params, runs=runs, privacy=privacy))
         coordinator = Coordinator(
@@ -63,7 +56,25 @@ def federate(
         return coordinator.run()
 
 
-def describe(channel: Channel, params: Params, *, runs: Path, privacy: PrivacyPlan | None) -> Plan:
+def local_hospitals(params: Params, *, sites: Path, state: Path, floors: Floors | None) -> LocalChannel:
+    """The channel to the hospitals of `params` on this machine; see `federate` for the arguments."""
+    names = params.preprocess.hospitals
+    return LocalChannel(
+        {name: sites / name for name in names},
+        states={name: state / "sites" / name for name in names},
+        ledgers=state / "ledgers",
+        floors=floors,
+    )
+
+
+def describe(
+    channel: Channel,
+    params: Params,
+    *,
+    runs: Path,
+    privacy: PrivacyPlan | None,
+    student: StudentPlan | None = None,
+) -> Plan:
     """Ask every hospital who it is, and draft the plan; one that was part of an unfinished run may be absent.
 
     Raises:
@@ -78,4 +89,4 @@ def describe(channel: Channel, params: Params, *, runs: Path, privacy: PrivacyPl
             if why.refusal is not None:
                 raise why.refusal
         raise UnavailableError({name: why.reason for name, why in lost.items()}, step="the first question")
-    return draft_plan(params, described, privacy=privacy, known={name: known[name] for name in lost})
+    return draft_plan(params, described, privacy=privacy, known={name: known[name] for name in lost}, student=student)

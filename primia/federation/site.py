@@ -17,6 +17,7 @@ from primia.federation.history import History
 from primia.federation.plan import Plan, read_plan
 from primia.federation.released_sums import ReleasedSums
 from primia.federation.site_session import Guard, SiteSession
+from primia.federation.student_work import StudentWork
 from primia.federation.summed_changes import train_layout, weighted_loss
 from primia.federation.summed_gradients import gradient_words
 from primia.federation.summed_statistics import statistics_layout, statistics_values
@@ -75,7 +76,7 @@ class Site:
         self._account = open_account(name, read_origin(folder), ledgers=ledgers, state=state)
         self._noise, self._floors = noise or SystemNoise(), floors
         self._plan: Plan | None = None
-        self._work: LocalWork | None = None
+        self._work: LocalWork | StudentWork | None = None
         self._guard: Guard | None = None
         self._open: SiteSession | None = None
 
@@ -95,7 +96,7 @@ class Site:
                     pixels=self._train.pixels,
                 )
             case m.Join():
-                return self._join(read_plan(request.plan))
+                return self._join(read_plan(request.plan), teacher=request.teacher)
             case m.ReadLedger():
                 return self._account.report(self._agreed())
             case m.AdvertiseKeys():
@@ -117,7 +118,7 @@ class Site:
             case m.Unmask():
                 return self._unmask(request)
 
-    def _join(self, plan: Plan) -> m.Joined:
+    def _join(self, plan: Plan, *, teacher: bytes | None) -> m.Joined:
         mine = plan.hospitals.get(self.name)
         if mine is None or mine.identity != self._identity.public.hex() or mine.data != self._data:
             raise SiteRefusal(f"The plan does not name {self.name} with its present identity and data.")
@@ -132,7 +133,7 @@ class Site:
         floors = self._floors or read_floors(path)
         check_plan(floors, plan, path=path)
         self._pin(plan, newcomers=floors.allow_newcomers)
-        work = LocalWork(plan, name=self.name, train=self._train, validation=self._validation, state=self._state)
+        work = self._work_on(plan, teacher=teacher)
         if plan.distributed:
             plan.noise_share(work.parameters)  # refused now, not after it was paid for
         self._bind(plan)
@@ -140,6 +141,14 @@ class Site:
         self._guard = Guard(floors=floors, path=path, sums=self._sums)
         self._plan, self._open = plan, None
         return m.Joined(plan=plan.digest())
+
+    def _work_on(self, plan: Plan, *, teacher: bytes | None) -> LocalWork | StudentWork:
+        if (teacher is None) != (plan.student is None):
+            raise ProtocolError("The weights of a teacher come with a plan that has a student, and with no other.")
+        if teacher is None:
+            return LocalWork(plan, name=self.name, train=self._train, validation=self._validation, state=self._state)
+        weights = bytes_to_floats(teacher)
+        return StudentWork(plan, name=self.name, train=self._train, validation=self._validation, teacher=weights)
 
     def _bind(self, plan: Plan) -> None:
         """Let a run's name stand for one plan only, since the ledger adds up by run what was dealt in one way."""
@@ -172,7 +181,7 @@ class Site:
             raise ProtocolError("This hospital has not joined a plan yet.")
         return self._plan
 
-    def _joined(self, session: Session) -> tuple[Plan, LocalWork]:
+    def _joined(self, session: Session) -> tuple[Plan, LocalWork | StudentWork]:
         plan = self._agreed()
         assert self._work is not None
         expected_rounds = range(1) if session.purpose == "statistics" else range(1, plan.rounds + 1)
@@ -232,7 +241,7 @@ class Site:
         self._history.release(session)
         return m.MaskedInput(session=session, vector=words_to_bytes(vector))
 
-    def _trained(self, request: m.Train, plan: Plan, work: LocalWork) -> Words:
+    def _trained(self, request: m.Train, plan: Plan, work: LocalWork | StudentWork) -> Words:
         model, weight = _checked_model(request, work), self._weight(request, plan)
         weights = request.class_weights
         if (weights is None) == plan.training.class_weights or len(weights or plan.classes) != len(plan.classes):
@@ -241,6 +250,7 @@ class Site:
         session = request.session
         self._spend(plan, session)
         if plan.distributed:
+            assert isinstance(work, LocalWork)  # the floors let no student into differential privacy
             gradient = work.gradient(model, mean=request.mean, std=request.std, noise=self._noise)
             return gradient_words(plan, gradient, noise=self._noise)
         result = work.train(
@@ -288,7 +298,7 @@ class Site:
         return m.Revealed(session=request.session, shares=shares)
 
 
-def _checked_model(request: m.Train | m.Evaluate, work: LocalWork) -> Floats:
+def _checked_model(request: m.Train | m.Evaluate, work: LocalWork | StudentWork) -> Floats:
     model = bytes_to_floats(request.model)
     if not hmac.compare_digest(vector_digest(model), request.model_digest) or len(model) != work.parameters:
         raise ProtocolError("The model does not match its digest or the plan's architecture.")

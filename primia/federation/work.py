@@ -164,7 +164,7 @@ class LocalWork:
                 augment=settings.augment and isinstance(self._network.front, nn.Identity),
                 mixup=settings.mixup,
                 precision=settings.precision,
-                seed=_seed(settings.seed, round=round, site=self._name),
+                seed=local_seed(settings.seed, round=round, site=self._name),
             )
         train_private(
             head,
@@ -222,7 +222,7 @@ def within_norm(delta: NDArray[np.float64], *, bound: float) -> tuple[NDArray[np
     return delta * (bound * (1 - 1e-12) / norm), True
 
 
-def _seed(seed: int, *, round: int, site: str) -> int:
+def local_seed(seed: int, *, round: int, site: str) -> int:
     """Seed of one site's local training in one round, below 2^32."""
     digest = hashlib.sha256(f"primia local training\0{seed}\0{round}\0{site}".encode()).digest()
     return int.from_bytes(digest[:4])

@@ -67,7 +67,7 @@ def train_plain(
     momenta: list[Tensor | None] = [None] * len(weights)
     total, seen = 0.0, 0
     taken = steps or epochs * math.ceil(len(inputs) / batch_size)
-    for chosen in islice(_batches(len(inputs), batch_size=batch_size, seed=seed), taken):
+    for chosen in islice(batches(len(inputs), batch_size=batch_size, seed=seed), taken):
         batch, truth = inputs[chosen].float(), labels[chosen]
         if augmented is not None:
             batch = augmented(batch)
@@ -102,7 +102,7 @@ def train_plain(
     return total / seen
 
 
-def _batches(n: int, *, batch_size: int, seed: int) -> Iterator[Tensor]:
+def batches(n: int, *, batch_size: int, seed: int) -> Iterator[Tensor]:
     """Indices of the images of each batch, pass after pass without end."""
     generator = torch.Generator().manual_seed(seed)
     while True:

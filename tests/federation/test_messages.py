@@ -50,6 +50,7 @@ REQUESTS = [
     m.Consistency(session=SESSION, survivors=("north", "river")),
     m.Unmask(session=SESSION, survivors=("north",), dropped=("river",), signatures={"north": bytes(64)}),
     m.ReadLedger(),
+    m.Join(plan=b"{}", teacher=bytes(8)),
 ]
 RESPONSES = [
     m.Description(name="north", identity=bytes(32), data=DIGEST, classes=("a", "b"), pixels=16),

@@ -5,7 +5,7 @@ import pytest
 from primia.errors import ConfigError, ProtocolError
 from primia.federation.budget import epsilon_so_far
 from primia.federation.messages import Description
-from primia.federation.plan import PrivacyPlan, draft_plan, privacy_plan, read_plan
+from primia.federation.plan import PrivacyPlan, StudentPlan, draft_plan, privacy_plan, read_plan
 from primia.privacy.accounting import Release, epsilon_of
 
 
@@ -40,6 +40,16 @@ def test_every_field_changes_the_digest(plan, params_with):
         "training": params_with(training__seed=9).training,
         "secure_aggregation": params_with(secure_aggregation__bits=19).secure_aggregation,
         "hospitals": dict(list(plan.hospitals.items())[:2]),
+        "student": StudentPlan(
+            pixels=16,
+            start="0" * 64,
+            mean=0.4,
+            std=0.2,
+            teacher="1" * 64,
+            teacher_mean=0.4,
+            teacher_std=0.2,
+            spread=1.0,
+        ),
     }
     digests = {plan.model_copy(update={field: value}).digest() for field, value in changes.items()}
     assert len(digests | {plan.digest()}) == len(changes) + 1
