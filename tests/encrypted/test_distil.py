@@ -4,7 +4,7 @@ from torch import Tensor
 
 from primia.config import Encryption
 from primia.encrypted.distil import CHANGED_COPIES, distil, lessons_from
-from primia.encrypted.plan import compile_network
+from primia.encrypted.compiler import compile_network
 from primia.errors import EncryptionError
 
 SETTINGS = Encryption(pixels=8, epochs=15, learning_rate=5e-3, seed=3)
