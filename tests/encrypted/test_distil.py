@@ -3,8 +3,8 @@ import torch
 from torch import Tensor
 
 from primia.config import Encryption
-from primia.encrypted.distil import CHANGED_COPIES, distil, lessons_from
 from primia.encrypted.compiler import compile_network
+from primia.encrypted.distil import CHANGED_COPIES, distil, lessons_from
 from primia.errors import EncryptionError
 
 SETTINGS = Encryption(pixels=8, epochs=15, learning_rate=5e-3, seed=3)
