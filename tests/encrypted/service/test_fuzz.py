@@ -52,7 +52,7 @@ class Fuzz:
 
 
 def test_no_mutant_gets_more_than_one_sentence_and_the_pool_lives_on(small, release_of, tmp_path) -> None:
-    limits = {"workers": 2, "pace_slack_s": 3.0, "header_s": 3.0, "daily_enrolments": 10**6, "rate_per_s": 1e6}
+    limits = {"workers": 2, "pace_slack_s": 2.0, "header_s": 2.0, "daily_enrolments": 10**6, "rate_per_s": 1e6}
     with running(tmp_path, Registry(release_of(small.bundle)), rate_burst=10**6, **limits) as service:
         clinic = Clinic(service, small, service.issue())
         assert clinic.enrol().status_code == 201
