@@ -234,6 +234,8 @@ def answer_on(connection: socket.socket) -> tuple[int, bytes]:
     with contextlib.suppress(ConnectionResetError):
         while chunk := connection.recv(65536):
             received += chunk
+            if received.startswith(b"HTTP/1.1 100 "):  # "go on sending": the answer is still to come
+                received = received.partition(b"\r\n\r\n")[2]
             head, found, body = bytes(received).partition(b"\r\n\r\n")
             lengths = [int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
             if found and lengths and len(body) >= lengths[0]:
