@@ -1,13 +1,12 @@
 """The command `primia`: what a hospital types to have an image diagnosed, or to look at what privacy it spent."""
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
 
 import typer
 
-from primia import cli_diagnosis, cli_ledger
+from primia import cli_diagnosis, cli_ledger, cli_token
 from primia.errors import PrimiaError
 
 # MONAI imports what it finds installed, MLflow and matplotlib among it: at a clinic these neither call home nor write
@@ -25,8 +24,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,  # a local variable may hold an image
 )
 app.add_typer(cli_ledger.app, name="ledger", no_args_is_help=True)
-if importlib.util.find_spec("primia.cli_token"):
-    app.add_typer(importlib.import_module("primia.cli_token").app, name="token", no_args_is_help=True)
+app.add_typer(cli_token.app, name="token", no_args_is_help=True)
 
 for command in (cli_diagnosis.keygen, cli_diagnosis.enrol, cli_diagnosis.diagnose):
     app.command()(command)

@@ -44,7 +44,7 @@ def test_help_needs_none_of_the_slow_libraries() -> None:
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
     said = run("--help").stdout
-    assert all(command in said for command in ("keygen", "enrol", "diagnose", "ledger"))
+    assert all(command in said for command in ("keygen", "enrol", "diagnose", "ledger", "token"))
 
 
 def test_diagnosing_without_keys_says_how_to_make_them(tmp_path: Path) -> None:
