@@ -47,7 +47,7 @@ def service(small: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 
 @pytest.fixture(scope="module")
-def viewer(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
+def viewer(chromium: Any, service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
     folder = tmp_path_factory.mktemp("clinic")
     Client.keygen(folder / "keys", service.url, token=service.issue(), model=NAME)
     (folder / "tmp").mkdir()
