@@ -17,7 +17,7 @@ from primia.encrypted.viewer.app import FILES
 
 pytestmark = pytest.mark.system  # a service, a viewer and a browser
 
-PATIENCE_MS = 120_000.0
+PATIENCE_MS = 300_000.0
 STEPS = ("preprocess", "encrypt", "send", "compute", "decrypt")
 
 
