@@ -3,8 +3,8 @@ import torch
 from torch import Tensor
 
 from primia.config import Encryption
+from primia.encrypted.compiler import compile_network
 from primia.encrypted.distil import distil
-from primia.encrypted.plan import compile_network
 from primia.errors import EncryptionError
 
 SETTINGS = Encryption(pixels=8, hidden=32, epochs=12, learning_rate=5e-3, seed=3)

@@ -61,6 +61,7 @@ def create_app(releases: Callable[[], Release | None], *, state: Path, settings:
     metrics.gauge("primia_keys_kept", "Clients' evaluation keys.", lambda: len(keys))
     metrics.gauge("primia_keys_bytes", "Size of clients' evaluation keys.", lambda: keys.size)
     metrics.gauge("primia_waiting", "Requests that no worker has begun.", lambda: _of(followed, "waiting"))
+    metrics.gauge("primia_workers_busy", "Workers at work.", lambda: _of(followed, "busy"))
     metrics.gauge("primia_workers_alive", "Workers ready or at work.", lambda: _of(followed, "alive"))
 
     @contextlib.asynccontextmanager
@@ -83,7 +84,7 @@ def create_app(releases: Callable[[], Release | None], *, state: Path, settings:
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(Edge, events=events, metrics=metrics)
-    app.state.releases, app.state.identity = followed, identity.public
+    app.state.releases, app.state.identity, app.state.events = followed, identity.public, events
     _say_errors_in_one_sentence(app)
 
     @contextlib.contextmanager

@@ -109,6 +109,7 @@ class KeyStore:
         """Mark written keys as checked."""
         content = _Label(identity=identity, parameters=parameters).model_dump_json().encode()
         self.write(_label(path), content)
+        os.utime(_label(path), (self._clock(), self._clock()))
 
     def keep(self, client: str, digest: str, *, identity: str, parameters: str) -> None:
         """Take checked and labelled keys into the index; the client's surplus goes."""

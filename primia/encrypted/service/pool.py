@@ -52,6 +52,7 @@ class Pool:
         self._changed = threading.Condition()
         self._jobs: deque[_Job] = deque()
         self._workers: dict[int, WorkerProcess] = {}
+        self._busy = 0
         self._failure: EncryptionError | None = None
         self._closing = False
         self._keepers = [threading.Thread(target=self._keep, args=(n,), daemon=True) for n in range(settings.workers)]
@@ -80,6 +81,11 @@ class Pool:
     def waiting(self) -> int:
         """Jobs that no worker has begun."""
         return len(self._jobs)
+
+    @property
+    def busy(self) -> int:
+        """Workers at work."""
+        return self._busy
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -179,6 +185,8 @@ class Pool:
             job.future.set_exception(_late())
             return True
         job.attempts += 1
+        with self._changed:
+            self._busy += 1
         try:
             said = worker.ask(job.work, within_s=self._settings.evaluate_s)
         except WorkerHung:
@@ -197,6 +205,9 @@ class Pool:
                     Refusal(503, "The request ended two workers; make keys and question anew.", retry_after=5)
                 )
             return False
+        finally:
+            with self._changed:
+                self._busy -= 1
         if "answer" in said:
             job.future.set_result(
                 Done(bytes(said["answer"]), queue_s=begun - job.queued, evaluate_s=float(said["seconds"]))

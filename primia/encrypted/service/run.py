@@ -4,10 +4,13 @@ import contextlib
 import fcntl
 import ipaddress
 import os
+import signal
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -41,7 +44,8 @@ def run_service(
     with _alone(state), _listening(host, port) as listening:
         app = create_app(releases, state=state, settings=settings)
         server = uvicorn.Server(server_config(app, settings, certificate=certificate, private_key=private_key))
-        with contextlib.suppress(KeyboardInterrupt):  # how uvicorn passes Ctrl-C on, once all is finished
+        app.state.events.write("listening", host=host, port=listening.getsockname()[1])
+        with _until_a_signal():
             server.run(sockets=[listening])
 
 
@@ -111,9 +115,28 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
             # a client that does not read its answer is dropped
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
             listening.bind(address)
+            listening.listen()
         except (OSError, OverflowError) as error:
             raise EncryptionError(f"Port {port} of {host} cannot be used; name another port.") from error
         yield listening
+
+
+@contextlib.contextmanager
+def _until_a_signal() -> Iterator[None]:
+    """uvicorn raises the signal that stopped it once more when all is finished: here that is a normal end."""
+
+    def end(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

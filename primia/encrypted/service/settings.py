@@ -34,7 +34,7 @@ class ServiceSettings(BaseModel):
     load_s: float = Field(default=300.0, gt=0)
 
     workers: int = Field(default_factory=lambda: min(os.cpu_count() or 1, 8), ge=1, le=64)
-    worker_memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
+    worker_memory_bytes: int = Field(default=4 << 30, ge=64 << 20)
     parsed_key_bytes: int = Field(default=256 << 20, ge=1)
     evaluate_s: float = Field(default=60.0, gt=0)
     queue_s: float = Field(default=60.0, gt=0)
