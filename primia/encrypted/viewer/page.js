@@ -14,7 +14,7 @@ const STEPS = {
 const $ = (id) => document.getElementById(id);
 
 const state = {
-  model: null, // {name, version, marks, most_bytes}
+  model: null, // {name, version, marks, server, most_bytes}
   file: null, // the File, and `url` of it
   url: null,
   preview: null, // {prepared, original, pixels}
@@ -166,7 +166,7 @@ function status(now) {
     ready: "Ready. The image is encrypted before it leaves this computer.",
     diagnosing: `${STEPS[state.run?.at] ?? "Starting"}…`,
     answered: `Done in ${total().toFixed(2)} s. The service saw ciphertext only.`,
-    refused: "",
+    refused: state.file ? "" : "Choose another image.",
   }[now];
 }
 
@@ -182,6 +182,7 @@ function renderModel() {
   show($("model"), state.model);
   if (!state.model) return;
   $("model-name").textContent = `${state.model.name}, version ${state.model.version}`;
+  $("server").textContent = `, to ${state.model.server}`;
   show($("model-marks-row"), state.model.marks);
   $("model-marks").textContent = state.model.marks ?? "";
   $("most-size").textContent = `up to ${size(state.model.most_bytes)}`;
@@ -226,7 +227,11 @@ function renderAnswer() {
   if (!answer) return $("bars").replaceChildren();
   const shares = Object.entries(answer.probabilities).sort(([, one], [, other]) => other - one);
   $("bars").replaceChildren(...shares.map(([name, share], place) => bar(name, share * 100, place === 0)));
-  const facts = { Model: `${answer.model}, version ${answer.version}`, Marks: answer.marks ?? "none" };
+  const facts = {
+    Model: `${answer.model}, version ${answer.version}`,
+    Digest: answer.model_digest.slice(0, 12),
+    Marks: answer.marks ?? "none",
+  };
   $("facts").replaceChildren(...Object.entries(facts).map(([term, value]) =>
     element("div", "", element("dt", "", term), element("dd", "", value))));
 }
