@@ -81,13 +81,12 @@ class Plan:
     def parameters(self) -> Parameters:
         """As many levels as the plan multiplies, and exactly the keys it uses: its rotations, and conjugation."""
         rotations = {step for packed in self.maps for step in packed.steps.rotations() | {*packed.diagonals.doublings}}
-        elements = {pow(3, step % self.slots, 2 * self.degree) for step in rotations} | {2 * self.degree - 1}
-        if len(elements) > MOST_GALOIS_KEYS:
+        if len(rotations) >= MOST_GALOIS_KEYS:
             raise EncryptionError(
-                f"The network needs {len(elements)} rotation keys, but a client uploads {MOST_GALOIS_KEYS} at most; "
+                f"The network needs {len(rotations)} rotation keys, but fewer than {MOST_GALOIS_KEYS} are allowed; "
                 "use smaller kernels or fewer channels."
             )
-        parameters = parameters_for(degree=self.degree, levels=levels(len(self.steps)), galois_elements=elements)
+        parameters = parameters_for(degree=self.degree, levels=levels(len(self.steps)), rotations=rotations)
         assert parameters is not None, "check() has accepted the plan"
         return parameters
 
@@ -194,7 +193,7 @@ def levels(maps: int) -> int:
 def check_depth(labels: list[str], degree: Degree) -> None:
     """Refuse a chain of maps that is too long for a degree, naming the first that does not fit."""
     for number, label in enumerate(labels, 1):
-        if parameters_for(degree=degree, levels=levels(number), galois_elements=(3,)) is None:
+        if parameters_for(degree=degree, levels=levels(number), rotations=()) is None:
             deeper = "the profile deep, or " if degree < max(PROFILES.values()) else ""
             raise EncryptionError(
                 f"Layer {label} needs {levels(number)} multiplications in a row, which 128-bit security at "

@@ -104,6 +104,8 @@ def _is_loopback(host: str) -> bool:
 
 @contextlib.contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    if not 0 <= port < 65536:  # getaddrinfo would take the rest of a division
+        raise EncryptionError(f"Port {port} is none; name one from 0 to 65535.")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, socket.SOCK_STREAM)
@@ -116,7 +118,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
             listening.bind(address)
             listening.listen()
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise EncryptionError(f"Port {port} of {host} cannot be used; name another port.") from error
         yield listening
 

@@ -120,7 +120,7 @@ def test_a_question_for_another_model_or_of_another_shape_is_refused(clinic, sma
 def test_ten_gigabytes_are_refused_before_they_are_sent(service, clinic) -> None:
     for path in (f"/models/{NAME}/predict", "/keys"):
         head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {clinic.token}\r\n"
-        with socket.create_connection(service.address, timeout=20) as connection:
+        with socket.create_connection(service.address, timeout=200) as connection:
             connection.sendall(f"{head}content-length: 10737418240\r\n\r\n".encode())
             status, body = answer_on(connection)
         assert status == 413
@@ -140,7 +140,7 @@ def test_ten_gigabytes_in_chunks_or_compressed_are_refused(service, clinic) -> N
 @pytest.mark.parametrize("length", ["-1", "1e3", "0x10", "99999999999999999999", "１２"])
 def test_lengths_that_are_none_are_refused(service, clinic, length) -> None:
     head = f"POST /keys HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {clinic.token}\r\ncontent-length: {length}\r\n\r\n"
-    with socket.create_connection(service.address, timeout=20) as connection:
+    with socket.create_connection(service.address, timeout=200) as connection:
         connection.sendall(head.encode())
         status, body = answer_on(connection)
     assert status in (400, 413)
@@ -160,7 +160,7 @@ def test_lengths_that_are_none_are_refused(service, clinic, length) -> None:
     ],
 )
 def test_what_is_no_http_ends_in_one_sentence(service, sent) -> None:
-    with socket.create_connection(service.address, timeout=20) as connection:
+    with socket.create_connection(service.address, timeout=200) as connection:
         with contextlib.suppress(ConnectionError):
             connection.sendall(sent)
         status, body = answer_on(connection)
@@ -172,7 +172,7 @@ def test_a_client_that_goes_away_in_the_middle_takes_nothing_along(service, clin
     body = clinic.question()
     head = f"POST /models/{NAME}/predict HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {clinic.token}\r\n"
     for _ in range(8):  # more than a client may ask at once
-        with socket.create_connection(service.address, timeout=20) as connection:
+        with socket.create_connection(service.address, timeout=200) as connection:
             connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body[:5000])
         wait_until(lambda: clinic.ask(keys="0" * 64).status_code == 404, "a place was not given back")
 
@@ -187,12 +187,12 @@ def test_slow_uploads_end_and_headers_that_never_end_do_too(small, release_of, t
             (head, "headers arrive too slowly"),
             (b"", "headers arrive too slowly"),
         ):
-            with socket.create_connection(service.address, timeout=20) as connection:
+            with socket.create_connection(service.address, timeout=200) as connection:
                 connection.sendall(sent)
                 status, body = answer_on(connection)
             assert status == 408
             assert said in sentence(body)
-        with socket.create_connection(service.address, timeout=20) as connection:  # a drop now and then does not help
+        with socket.create_connection(service.address, timeout=200) as connection:  # a drop now and then does not help
             connection.sendall(head + b"content-length: 100000\r\n\r\n")
             with contextlib.suppress(ConnectionError):
                 for _ in range(200):
@@ -206,7 +206,7 @@ def test_one_address_holds_a_limited_number_of_connections(small, release_of, tm
     with running(tmp_path, Registry(release_of(small.bundle)), connections_per_address=4) as service:
         with contextlib.ExitStack() as stack:
             service.http.close()
-            held = [stack.enter_context(socket.create_connection(service.address, timeout=20)) for _ in range(6)]
+            held = [stack.enter_context(socket.create_connection(service.address, timeout=200)) for _ in range(6)]
             answers = []
             for connection in held[4:]:
                 answers.append(answer_on(connection))
@@ -218,7 +218,7 @@ def test_a_client_has_a_limited_number_of_uploads_at_once(service, clinic) -> No
     head = f"POST /keys HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {clinic.token}\r\ncontent-length: 9999\r\n\r\n"
     with contextlib.ExitStack() as stack:
         for _ in range(4):
-            connection = stack.enter_context(socket.create_connection(service.address, timeout=20))
+            connection = stack.enter_context(socket.create_connection(service.address, timeout=200))
             connection.sendall(head.encode() + os.urandom(100))
         wait_until(lambda: clinic.ask(keys="0" * 64).status_code == 429, "the uploads were not counted")
         answer = clinic.ask(keys="0" * 64)

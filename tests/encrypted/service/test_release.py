@@ -24,7 +24,7 @@ def other(make_network, export):
 
 @pytest.fixture
 def clinic(small, release_of, tmp_path):
-    with running(tmp_path, Registry(release_of(small.bundle)), grace_s=1.0) as service:
+    with running(tmp_path, Registry(release_of(small.bundle)), grace_s=3600.0) as service:
         clinic = Clinic(service, small, service.issue())
         assert clinic.enrol().status_code == 201
         yield clinic
@@ -78,21 +78,21 @@ def test_an_unreachable_registry_is_bridged_for_a_while_then_nothing_is_served(c
     service.registry.error = GateError("The registry does not answer; start it.")
     wait_until(lambda: bool(service.events("registry_unreachable")), "the failure was not logged")
     assert model_status(clinic) == 200
+    service.change_limits(grace_s=0.0)
     wait_until(lambda: model_status(clinic) == 503, "the grace did not end")
     assert "cannot be found out" in refusal(clinic.ask(), 503)
     assert service.events("registry_unreachable")[0]["reason"] == "The registry does not answer; start it."
+    service.change_limits(grace_s=3600.0)
     service.registry.error = None
     wait_until(lambda: model_status(clinic) == 200, "the service did not recover")
     assert clinic.is_answered_rightly()
 
 
 class Hanging(Registry):
-    calls = 0
     go_on = threading.Event()
 
     def __call__(self) -> Release | None:
-        self.calls += 1
-        if self.calls > 1:
+        if self.error is not None:
             self.go_on.wait()
         return self.release
 
@@ -100,8 +100,11 @@ class Hanging(Registry):
 def test_a_registry_that_hangs_is_no_better_than_one_that_fails(small, release_of, tmp_path) -> None:
     hanging = Hanging(release_of(small.bundle))
     try:
-        with running(tmp_path, hanging, grace_s=5.0) as service:
+        with running(tmp_path, hanging) as service:
             clinic = Clinic(service, small, service.issue())
+            assert model_status(clinic) == 200
+            hanging.error = TimeoutError()
+            service.change_limits(grace_s=0.5)
             wait_until(lambda: model_status(clinic) == 503, "the hanging registry was not noticed")
     finally:
         hanging.go_on.set()
