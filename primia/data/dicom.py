@@ -137,7 +137,7 @@ def _check_layout(header: "Dataset") -> None:
         raise _refused("has another bit depth than 8 to 16, from the lowest bit upwards")
     if int(header.PixelRepresentation) not in (0, 1):
         raise _refused("does not say whether its pixels are signed")
-    if "PixelData" not in header:
+    if not header.get("PixelData"):
         raise _refused("holds no pixels")
     size = rows * columns * allocated // 8
     if len(header.PixelData) not in (size, size + size % 2):  # padded to an even length (PS3.5, 8.1.1)

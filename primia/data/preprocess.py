@@ -1,5 +1,6 @@
 """The one and only way from an image file to what a network sees."""
 
+import logging
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -69,6 +70,8 @@ def _loader() -> Callable[[Path], Any]:
     from monai.data import PILReader
     from monai.transforms import LoadImage
 
+    # LoadImage builds MONAI's own DICOM reader, too, which complains that it misses a decoder for compressed pixels.
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
     # Without reverse_indexing=False MONAI swaps height and width: its first axis is the picture's x.
     reader = PILReader(converter=_unit_range, reverse_indexing=False, formats=FORMATS)
     load = LoadImage(reader=reader, image_only=True, dtype=np.float32, expanduser=False)

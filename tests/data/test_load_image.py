@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -80,3 +83,11 @@ def test_what_ingest_refuses_cannot_be_loaded_either(tmp_path, name, content, re
 def test_a_missing_image_is_named(tmp_path):
     with pytest.raises(DataError, match=r"gone\.png does not exist; correct the path"):
         load_image(tmp_path / "gone.png", pixels=16)
+
+
+def test_loading_an_image_says_nothing(tmp_path):
+    write_image(tmp_path / "a.png", 3)
+    code = "import sys; from pathlib import Path; from primia.data.preprocess import load_image; "
+    command = [sys.executable, "-c", code + "load_image(Path(sys.argv[1]), pixels=16)", str(tmp_path / "a.png")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (said.stdout, said.stderr) == ("", "")

@@ -41,11 +41,8 @@ def described(connection: Connection, name: str, *, identity: str | None) -> tup
 
 def _check_bounds(said: Specification) -> None:
     """A signature says who speaks, not that it is sane: what is described must not fill this machine's memory."""
-    packing, slots = said.packing, said.parameters.slots
-    planes = packing.stride is None or (
-        (packing.height // packing.patch) * (packing.width // packing.patch) <= packing.stride
-    )
-    if said.ciphertexts > MOST_CIPHERTEXTS or packing.values > MOST_CIPHERTEXTS * slots or not planes:
+    most_values = MOST_CIPHERTEXTS * said.parameters.slots
+    if said.ciphertexts > MOST_CIPHERTEXTS or said.packing.values > most_values:
         raise EncryptionError("The server describes a model larger than this client encrypts images for; check both.")
     if said.parameters.most_key_bytes > MOST_KEY_BYTES:
         raise EncryptionError(

@@ -12,13 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import tenseal.sealapi as seal
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field
 
-from primia.encrypted.ckks import Scheme, in_one_sentence
+from primia.encrypted.ckks import Scheme
 from primia.encrypted.client.passphrase import Lock, is_sealed
 from primia.encrypted.parameters import Parameters
 from primia.encrypted.wire import ModelName, PublicKey, digest_of
@@ -154,16 +152,7 @@ class Keyring:
         write_bytes(self.folder / TOKEN, checked_token(token).encode(), mode=0o600)
 
     def _check_pair(self) -> None:
-        """What the public key of the evaluation keys encrypts, the secret key must decrypt."""
-        keys = self.scheme.load_keys(self.evaluation_keys)
-        slots = np.frombuffer(os.urandom(self.scheme.parameters.slots), dtype=np.uint8) / 256.0
-        context, encrypted, decrypted = self.scheme.context, seal.Ciphertext(), seal.Plaintext()
-        with in_one_sentence("The evaluation keys"):
-            plain = self.scheme.encoded(slots, context.first_parms_id(), self.scheme.scale)
-            seal.Encryptor(context, keys.public).encrypt(plain, encrypted)
-            seal.Decryptor(context, self.secret).decrypt(encrypted, decrypted)
-            found = np.asarray(self.scheme.encoder.decode_double(decrypted))
-        if not np.abs(found - slots).max() < 0.1:
+        if not self.scheme.owns(self.secret, self.scheme.load_keys(self.evaluation_keys)):
             raise EncryptionError(
                 f"{self.folder / EVALUATION} does not belong to the secret key beside it; restore the file, "
                 "or make new keys with keygen in another folder."

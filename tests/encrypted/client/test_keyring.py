@@ -19,6 +19,7 @@ from primia.encrypted.client import keyring
 from primia.encrypted.client.keyring import Keyring, Server, checked_token, needs_passphrase
 from primia.encrypted.client.passphrase import Lock
 from primia.errors import EncryptionError
+from primia.seal import memory_file
 
 TOKEN = "primia_0123abcd_" + "5e" * 32
 SERVER = Server(url="http://127.0.0.1:9", identity="ab" * 32, model="primia-chest")
@@ -280,7 +281,10 @@ def test_the_public_bundle_is_three_public_objects_to_the_last_byte(plain) -> No
     for name, content in parts.items():
         # SEAL's header says where its object ends: there is no byte behind it
         assert int.from_bytes(content[8:16], "little") == len(content)
-        ring.scheme._loaded(kinds[name](), content, name)
+        with memory_file(content) as path:
+            loaded = kinds[name]()
+            loaded.load(ring.scheme.context, path)
+        assert seal.is_valid_for(loaded, ring.scheme.context)
         with pytest.raises(EncryptionError):
             ring.scheme.load_secret(content)
 
