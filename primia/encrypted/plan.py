@@ -17,7 +17,9 @@ from primia.errors import EncryptionError
 LARGEST_LOGIT = 100.0
 # Squaring x multiplies the rounding noise of about 1e-5 by 2|x|, and twice in a row: above, the answer gets vague.
 LARGEST_ACTIVATION_INPUT = 32.0
-MOST_ENCODED_BYTES = 2 << 30  # of all weights in a worker process, which is limited in memory
+# What a worker process, which is limited in memory, holds: all weights encoded, and one client's keys expanded.
+MOST_WEIGHT_BYTES = 2 << 30
+MOST_KEY_BYTES = 3 << 29
 Degree = Literal[8192, 16384]
 Profile = Literal["fast", "deep"]
 PROFILES: dict[Profile, Degree] = {"fast": 8192, "deep": 16384}
@@ -151,11 +153,19 @@ class Plan:
             packed.diagonals.count * primes * self.degree * 8
             for packed, primes in zip(self.maps, self.primes, strict=True)
         ]
-        if sum(sizes) > MOST_ENCODED_BYTES:
+        if sum(sizes) > MOST_WEIGHT_BYTES:
             step = self.steps[int(np.argmax(sizes))]
             raise EncryptionError(
                 f"Layer {step.label} takes {max(sizes) / 2**30:.1f} GiB of encoded weights, more than a worker may "
                 "have; use fewer channels or hidden units, or patches."
+            )
+        chosen = self.parameters
+        primes = len(chosen.modulus_bits)
+        keys = (len(chosen.galois_elements) + 1) * 2 * (primes - 1) * primes * self.degree * 8
+        if keys > MOST_KEY_BYTES:
+            raise EncryptionError(
+                f"The network needs {len(chosen.galois_elements)} rotation keys, which take {keys / 2**30:.1f} GiB, "
+                "more than a worker may have for a client; use smaller kernels or fewer channels or activations."
             )
 
     @property
