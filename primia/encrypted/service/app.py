@@ -69,6 +69,7 @@ def create_app(releases: Callable[[], Release | None], *, state: Path, settings:
         handler = ServerMessages(events)
         server_log = logging.getLogger("uvicorn")
         server_log.addHandler(handler)
+        server_log.propagate = False  # other handlers would write what a client sent, and traces
         followed.start()
         sweeping = asyncio.create_task(_sweep(keys, tokens))
         events.write("started", identity=identity.public)
@@ -80,6 +81,7 @@ def create_app(releases: Callable[[], Release | None], *, state: Path, settings:
             usage.close()
             events.write("stopped")
             server_log.removeHandler(handler)
+            server_log.propagate = True
             events.close()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
