@@ -187,7 +187,7 @@ def bundles_of(
             bundle = load_bundle(folder / name)
             pixels = bundle.specification.pipeline_pixels
         else:
-            network = network_of(name, phantoms(32, pixels, seed=seed), seed=seed)
+            network = network_of(name, phantoms(16, pixels, seed=seed), seed=seed)
             bundle = make_bundle(network, classes=CLASSES, pipeline_pixels=pixels, teacher_digest="0" * 64)
         found[name] = bundle, phantoms(images, pixels, seed=seed + 1)
     return found
