@@ -148,7 +148,7 @@ class _Viewer:
 
     async def model(self) -> dict[str, Any]:
         """The model that is asked, as the service describes it now."""
-        return _told(await self._describe())
+        return self._told(await self._describe())
 
     async def preview(self, request: Request) -> dict[str, Any]:
         """What is diagnosed, as a picture; and the file as a picture where a browser cannot draw it."""
@@ -157,7 +157,7 @@ class _Viewer:
         pixels = described.specification.pipeline_pixels
         async with self._drawing:  # one large image in memory at a time
             prepared, original = await asyncio.to_thread(pictures_of, content, pixels=pixels)
-        return {"prepared": prepared, "original": original, "pixels": pixels, "model": _told(described)}
+        return {"prepared": prepared, "original": original, "pixels": pixels, "model": self._told(described)}
 
     async def _describe(self) -> "ModelDescription":
         try:
@@ -165,6 +165,15 @@ class _Viewer:
         except PrimiaError as error:  # the service's trouble, which may pass, and not the image's
             raise HTTPException(502, str(error)) from error
         return self._described
+
+    def _told(self, description: "ModelDescription") -> dict[str, Any]:
+        return {
+            "name": description.name,
+            "version": description.version,
+            "marks": description.marks,
+            "server": self._client.server,
+            "most_bytes": MOST_BYTES,
+        }
 
     async def diagnosis(self, request: Request) -> StreamingResponse:
         """The steps of a diagnosis while they pass, then its answer."""
@@ -198,15 +207,6 @@ class _Viewer:
             say({"refused": UNFORESEEN})
         finally:
             say(None)
-
-
-def _told(description: "ModelDescription") -> dict[str, Any]:
-    return {
-        "name": description.name,
-        "version": description.version,
-        "marks": description.marks,
-        "most_bytes": MOST_BYTES,
-    }
 
 
 async def _json_lines(lines: "asyncio.Queue[dict[str, Any] | None]") -> AsyncIterator[bytes]:

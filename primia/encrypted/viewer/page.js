@@ -14,7 +14,7 @@ const STEPS = {
 const $ = (id) => document.getElementById(id);
 
 const state = {
-  model: null, // {name, version, marks, most_bytes}
+  model: null, // {name, version, marks, server, most_bytes}
   file: null, // the File, and `url` of it
   url: null,
   preview: null, // {prepared, original, pixels}
@@ -67,7 +67,12 @@ async function prepare() {
     const { model, ...preview } = await askPreview(state.file, signal);
     if (!signal.aborted) change({ model, preview });
   } catch (error) {
-    if (!signal.aborted) change({ trouble: told(error, prepare) });
+    if (signal.aborted) return;
+    const trouble = told(error, prepare);
+    if (trouble.again) return change({ trouble });
+    const { name } = state.file;
+    forget();
+    change({ trouble: { ...trouble, text: `${name}: ${trouble.text}` } });
   }
 }
 
@@ -141,9 +146,16 @@ function render() {
   renderPictures(now);
   renderSteps();
   renderAnswer();
+  renderTrouble();
+}
+
+function renderTrouble() {
+  const text = state.trouble?.text ?? "";
+  const news = text !== "" && text !== $("trouble-text").textContent;
   show($("trouble"), state.trouble);
-  $("trouble-text").textContent = state.trouble?.text ?? "";
+  $("trouble-text").textContent = text;
   $("retry").hidden = !state.trouble?.again;
+  if (news) $("trouble").scrollIntoView({ block: "nearest" });
 }
 
 function status(now) {
@@ -154,7 +166,7 @@ function status(now) {
     ready: "Ready. The image is encrypted before it leaves this computer.",
     diagnosing: `${STEPS[state.run?.at] ?? "Starting"}…`,
     answered: `Done in ${total().toFixed(2)} s. The service saw ciphertext only.`,
-    refused: "",
+    refused: state.file ? "" : "Choose another image.",
   }[now];
 }
 
@@ -170,6 +182,7 @@ function renderModel() {
   show($("model"), state.model);
   if (!state.model) return;
   $("model-name").textContent = `${state.model.name}, version ${state.model.version}`;
+  $("server").textContent = `, to ${state.model.server}`;
   show($("model-marks-row"), state.model.marks);
   $("model-marks").textContent = state.model.marks ?? "";
   $("most-size").textContent = `up to ${size(state.model.most_bytes)}`;
@@ -214,7 +227,11 @@ function renderAnswer() {
   if (!answer) return $("bars").replaceChildren();
   const shares = Object.entries(answer.probabilities).sort(([, one], [, other]) => other - one);
   $("bars").replaceChildren(...shares.map(([name, share], place) => bar(name, share * 100, place === 0)));
-  const facts = { Model: `${answer.model}, version ${answer.version}`, Marks: answer.marks ?? "none" };
+  const facts = {
+    Model: `${answer.model}, version ${answer.version}`,
+    Digest: answer.model_digest.slice(0, 12),
+    Marks: answer.marks ?? "none",
+  };
   $("facts").replaceChildren(...Object.entries(facts).map(([term, value]) =>
     element("div", "", element("dt", "", term), element("dd", "", value))));
 }

@@ -18,7 +18,7 @@ from primia.encrypted.bundle import save_bundle
 from primia.encrypted.client.client import Client
 from primia.encrypted.service.release import Release
 
-PATIENCE_S = 120.0  # for whatever a busy machine takes; nothing waits longer than it must
+PATIENCE_S = 300.0  # for whatever a busy machine takes; nothing waits longer than it must
 BROWSERS = ("chromium", "google-chrome", "google-chrome-stable")
 VIEWER = "import typer; from primia.cli_viewer import viewer; typer.run(viewer)"
 
@@ -47,7 +47,7 @@ def service(small: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 
 @pytest.fixture(scope="module")
-def viewer(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
+def viewer(chromium: Any, service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
     folder = tmp_path_factory.mktemp("clinic")
     Client.keygen(folder / "keys", service.url, token=service.issue(), model=NAME)
     (folder / "tmp").mkdir()

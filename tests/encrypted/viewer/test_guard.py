@@ -79,7 +79,16 @@ def test_another_page_cannot_even_link_to_the_viewer() -> None:
     assert asked("/", {"host": HERE, "sec-fetch-site": "cross-site"}).status_code == 403
 
 
-@given(st.text(st.characters(min_codepoint=33, max_codepoint=126)).filter(lambda text: text != TOKEN))
+LETTERS = st.characters(min_codepoint=33, max_codepoint=126)
+NEARLY = st.builds(
+    lambda place, letter: TOKEN[:place] + letter + TOKEN[place + 1 :], st.integers(0, len(TOKEN)), LETTERS
+)
+CUT = st.integers(0, len(TOKEN) - 1).map(TOKEN.__getitem__) | st.integers(0, len(TOKEN) - 1).map(
+    lambda end: TOKEN[:end]
+)
+
+
+@given((st.text(LETTERS) | NEARLY | CUT).filter(lambda text: text != TOKEN))
 def test_any_other_token_is_refused(token: str) -> None:
     answer = asked("/api/model", OWN | {"primia-token": token})
     assert answer.status_code == 403

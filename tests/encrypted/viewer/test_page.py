@@ -17,7 +17,7 @@ from primia.encrypted.viewer.app import FILES
 
 pytestmark = pytest.mark.system  # a service, a viewer and a browser
 
-PATIENCE_MS = 120_000.0
+PATIENCE_MS = 300_000.0
 STEPS = ("preprocess", "encrypt", "send", "compute", "decrypt")
 
 
@@ -69,10 +69,11 @@ def opened(chromium: Any) -> Iterator[Opened]:
     context.close()
 
 
-def test_a_chosen_image_is_seen_diagnosed_and_answered(small, viewer, opened, radiograph) -> None:
+def test_a_chosen_image_is_seen_diagnosed_and_answered(small, service, viewer, opened, radiograph) -> None:
     opened.visit(viewer.address)
     opened.wait(phase="empty", model="known")
     assert opened.text("#model-name") == "chest, version 7"
+    assert opened.text("[data-step=send] .where") == f"only ciphertext leaves, to {service.url}"
     assert opened.text("#model-marks") == "unfit for patients"
     assert opened.text("#disclaimer") == (
         "Research software, not a medical device: no diagnosis may rest on this answer."
@@ -100,7 +101,8 @@ def test_a_chosen_image_is_seen_diagnosed_and_answered(small, viewer, opened, ra
     assert {name: share / 100 for name, share in shown.items()} == pytest.approx(expected, abs=5e-3)
     assert sum(shown.values()) == pytest.approx(100, abs=0.2)
     assert list(shown) == sorted(expected, key=expected.__getitem__, reverse=True)
-    assert "unfit for patients" in opened.text("#facts")
+    for fact in ("chest, version 7", small.bundle.specification.model_digest[:12], "unfit for patients"):
+        assert fact in opened.text("#facts")
     assert opened.shows("#disclaimer")
 
 
@@ -158,7 +160,7 @@ def test_an_unusable_file_is_refused_in_one_sentence(viewer, opened, radiograph,
     opened.visit(viewer.address)
     opened.choose(tmp_path / "colours.png")
     opened.wait(phase="refused")
-    assert opened.text("#trouble-text") == "The image is a colour image; give a grey PNG or JPEG file."
+    assert opened.text("#trouble-text") == "colours.png: The image is a colour image; give a grey PNG or JPEG file."
     assert opened.page.is_disabled("#diagnose")
     assert not opened.shows("#pictures")
     opened.diagnose(radiograph)  # a good one goes on
