@@ -166,9 +166,9 @@ def test_a_clinician_gets_probabilities_for_an_encrypted_image(reproduced: Check
 
 def test_the_service_follows_the_champion_and_stops_when_it_is_taken_away(reproduced: Checkout, clinic) -> None:
     process = psutil.Process(json.loads((reproduced.folder / ".state/services/diagnosis.json").read_text())["pid"])
-    reproduced.set_params({"evaluation": {"bootstrap": 110}})
-    assert reproduced.run("dvc", "repro", timeout=600).returncode == 0
-    assert "Version 2" in reproduced.run("flows.register").stdout
+    first = reproduced.store().get_model_version("primia-chest", "1")
+    # The same files as a second version: another pass through the pipeline would take minutes.
+    reproduced.store().create_model_version("primia-chest", first.source, first.run_id, tags=dict(first.tags))
     by_a_person = ("--name", "A. Reviewer", "--reason", "a test")
     assert reproduced.run("flows.promote", "--version", "2", *by_a_person).returncode == 0
     wait_until(lambda: served_version(reproduced) == "2", 60, "the service's step to version 2")
