@@ -316,7 +316,7 @@ class Params(_Section):
     def _check_encryption(self) -> None:
         if self.encryption.data == "hospitals" and self.privacy.enabled:
             raise ValueError(
-                "encryption.data is hospitals, but what a student learns of the hospitals' images is not in the privacy "
+                "encryption.data is hospitals, but what a student learns of the hospitals' images is in no privacy "
                 "budget; set it to phantoms, or privacy.enabled to false"
             )
         if self.model.architecture == "scattering":

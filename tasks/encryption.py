@@ -1,35 +1,24 @@
 """The encrypt stage: the network that answers on encrypted images, exported and tried on encrypted test images."""
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from primia.config import Params
 from primia.data.image_set import load_image_set
-from primia.data.phantom_set import phantom_images
 from primia.encrypted.agreement import encrypted_agreement
 from primia.encrypted.bundle import make_bundle, save_bundle
-from primia.encrypted.distil import distil, inputs_of, lessons_from
+from primia.encrypted.networks import encrypted_network
 from primia.encrypted.provenance import provenance
 from primia.encrypted.utility import network_figures
-from primia.federation.student import federate_student
 from primia.files import folder_in_progress, read_json, write_csv, write_json
 from primia.models.released import load_model
-from primia.models.students import encrypted_form, fold_normalisation
+from primia.models.students import encrypted_form
 from tasks.environment import state_folder
 from tasks.federation import floors_of
 from tasks.paths import ENCRYPTED, ENCRYPTION, FEDERATED, FEDERATION, SITES, TEST_SET
 from tasks.progress import progress
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from primia.encrypted.distil import Lessons
-    from primia.models.polynomial import PolynomialNetwork
-    from primia.models.released import ReleasedModel
 
 
 @task(cache_policy=NO_CACHE)
@@ -37,16 +26,16 @@ def encrypt_model(params: Params) -> None:
     """Write models/encrypted and results/encryption."""
     settings = params.encryption
     teacher = load_model(FEDERATED, classes=params.ingest.classes)
-    network = encrypted_form(teacher)
-    # The ledger decides what is private, not what params.yaml says today.
+    # What the ledgers told decides whether the release is private, not what params.yaml says today.
     source = provenance(
-        itself=network is not None, data=settings.data, private=bool(_privacy(FEDERATION / "privacy.json"))
+        itself=encrypted_form(teacher) is not None,
+        data=settings.data,
+        private=read_json(FEDERATION / "privacy.json")["enabled"],
     )
-    phantoms = _phantoms(params, pixels=teacher.pixels)
-    if network is None:
-        network = _student(params, teacher, phantoms)
-    else:
-        network.record_ranges(inputs_of(network, phantoms))
+    with progress("Making the encrypted network") as advance:
+        network = encrypted_network(
+            params, teacher, sites=SITES, state=state_folder(), floors=floors_of(params), on_progress=advance
+        )
     bundle = make_bundle(
         network,
         classes=teacher.classes,
@@ -65,48 +54,3 @@ def encrypt_model(params: Params) -> None:
         write_json(folder / "metrics.json", figures)
         rows = ([row.image, row.label, row.plaintext, row.encrypted] for row in agreement.rows)
         write_csv(folder / "logits.csv", ["image", "class", "plaintext", "encrypted"], rows)
-
-
-def _privacy(path: Path) -> object:
-    return read_json(path)["enabled"]
-
-
-def _phantoms(params: Params, *, pixels: int) -> "Tensor":
-    with progress("Drawing phantoms") as advance:
-        return phantom_images(
-            patients=params.encryption.phantom_patients,
-            pixels=pixels,
-            hospitals=params.preprocess.hospitals,
-            seed=params.encryption.seed,
-            on_progress=advance,
-        )
-
-
-def _student(params: Params, teacher: "ReleasedModel", phantoms: "Tensor") -> "PolynomialNetwork":
-    settings = params.encryption
-    lessons = lessons_from(teacher.logits, phantoms, seed=settings.seed)
-    with progress("Distilling on phantoms") as advance:
-        network = distil(lessons, settings=settings, on_epoch=lambda epoch, _: advance(epoch, settings.epochs))
-    if settings.data == "phantoms":
-        return network
-    return _taught_at_hospitals(params, teacher, network, lessons)
-
-
-def _taught_at_hospitals(
-    params: Params, teacher: "ReleasedModel", network: "PolynomialNetwork", lessons: "Lessons"
-) -> "PolynomialNetwork":
-    settings = params.encryption
-    with progress("Distilling at the hospitals") as advance:
-        taught = federate_student(
-            params,
-            teacher=teacher,
-            student=fold_normalisation(network),
-            spread=lessons.spread,
-            sites=SITES,
-            state=state_folder(),
-            floors=floors_of(params),
-            on_round=lambda record: advance(record.round, settings.rounds),
-        )
-    # Of public images: the largest values met at a hospital stay there.
-    taught.record_ranges(inputs_of(taught, lessons.images))
-    return taught

@@ -101,6 +101,46 @@ def test_pretraining_on_phantoms_needs_classes_that_phantoms_show() -> None:
     assert "names covid, and phantoms show only normal, bacterial, viral; set training.pretrain to none" in refused(raw)
 
 
+def test_a_student_of_a_private_model_is_not_taught_at_the_hospitals() -> None:
+    raw = shipped()
+    raw["model"]["architecture"] = "convnet"
+    raw["encryption"]["data"] = "hospitals"
+    assert "is in no privacy budget; set it to phantoms, or privacy.enabled to false" in refused(raw)
+    raw["privacy"]["enabled"] = False
+    assert parse_params(raw).encryption.data == "hospitals"
+
+
+def test_the_scattering_model_has_no_student_to_teach() -> None:
+    raw = shipped()
+    raw["privacy"]["enabled"] = False
+    raw["encryption"]["data"] = "hospitals"
+    assert "has no student to teach; set it to phantoms" in refused(raw)
+
+
+def test_a_student_takes_sizes_that_can_be_packed_and_that_its_teacher_sees() -> None:
+    raw = shipped()
+    raw["preprocess"]["pixels"] = 112
+    raw["model"]["architecture"] = "resnet18"
+    raw["encryption"]["pixels"] = 100
+    assert "cut into patches of 8 x 8; set it to 96" in refused(raw)
+    raw["encryption"]["pixels"] = 112
+    assert parse_params(raw).encryption.pixels == 112
+    raw["encryption"]["pixels"] = 120
+    assert "a student cannot see more than its teacher" in refused(raw)
+    raw["encryption"]["pixels"] = 300
+    assert "encryption.pixels is 300" in refused(raw)
+
+
+@pytest.mark.parametrize("profile", ["chest_xray", "chest_xray_private"])
+def test_the_profiles_of_x_rays_are_valid_over_the_shipped_file(profile: str) -> None:
+    raw = shipped()
+    for section, values in yaml.safe_load((SHIPPED.parent / "profiles" / f"{profile}.yaml").read_text()).items():
+        raw[section] |= values
+    raw["ingest"]["folder"] = "/data/xrays"
+    params = parse_params(raw)
+    assert params.encryption.data == ("hospitals" if profile == "chest_xray" else "phantoms")
+
+
 def test_a_comparison_needs_a_seed() -> None:
     raw = shipped()
     raw["comparison"]["seeds"] = []

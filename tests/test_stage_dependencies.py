@@ -46,6 +46,7 @@ def closure(start: Path) -> set[Path]:
 
 # These processes are started by name, so the import is not seen in the code that starts them.
 STARTED = {
+    "encrypt": ["primia/federation/site_process.py"],
     "federate": ["primia/federation/site_process.py"],
     "compare": ["primia/federation/site_process.py", "primia/comparison/place_process.py"],
 }

@@ -1,33 +1,39 @@
 """What the diagnosis server is given: plan, weights and public specification, in a folder of two files."""
 
 import hashlib
-import itertools
+import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+from scipy.sparse import csr_array
 
-from primia.encrypted.parameters import Packing, Specification
-from primia.encrypted.plan import Plan, compile_network
+from primia.encrypted.compiler import compile_network, packing_of
+from primia.encrypted.layout import Layout
+from primia.encrypted.parameters import Specification
+from primia.encrypted.plan import Degree, Plan, Profile, Step
 from primia.errors import EncryptionError
 from primia.files import folder_in_progress, read_json, write_bytes, write_json
 
 if TYPE_CHECKING:  # the server never loads torch
     from primia.models.polynomial import PolynomialNetwork
 
-FORMAT = 1
+FORMAT = 2
+_CSR = ("data", "indices", "indptr")
 
 
 class _Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: int
-    layers: int = Field(ge=1, le=16)
+    degree: Degree
+    steps: tuple[Step, ...] = Field(min_length=1, max_length=16)
     largest: tuple[float, ...]
     specification: Specification
 
@@ -47,49 +53,51 @@ class Bundle:
         """
         self.plan.check()
         said = self.specification
-        shapes = [matrix.shape for matrix in self.plan.matrices]
         fits = (
-            all(before[0] == after[1] for before, after in itertools.pairwise(shapes))
-            and all(len(offset) == rows for offset, (rows, _) in zip(self.plan.offsets, shapes, strict=True))
-            and shapes[0][1] == said.packing.values
-            and shapes[-1][0] == len(said.classes)
-            and said.packing.period(said.parameters.slots) == self.plan.period
+            self.plan.inputs == Layout.of_packing(said.packing, self.plan.slots)
+            and self.plan.matrices[-1].shape[0] == len(said.classes)
             and said.parameters == self.plan.parameters
         )
         if not fits:
             raise EncryptionError(
                 "The encrypted model's weights do not fit its specification; run the encrypt stage again."
             )
-        if said.model_digest != _digest(self.plan, said):
+        if not hmac.compare_digest(said.model_digest, _digest(self.plan, said)):
             raise EncryptionError(
                 "The encrypted model's weights or specification were changed after export; run the encrypt stage again."
             )
 
 
 def make_bundle(
-    network: "PolynomialNetwork", *, classes: Sequence[str], pipeline_pixels: int, teacher_digest: str
+    network: "PolynomialNetwork",
+    *,
+    classes: Sequence[str],
+    pipeline_pixels: int,
+    teacher_digest: str,
+    profile: Profile = "fast",
 ) -> Bundle:
     """Export a distilled network.
 
-    `pipeline_pixels` is the side of the preprocessed images; `teacher_digest` the SHA-256 of the model that taught.
+    `pipeline_pixels` is the side of the preprocessed images; `teacher_digest` the SHA-256 of the model that taught;
+    `profile` is `fast` (N = 8192, up to three maps) or `deep` (N = 16384, up to seven).
 
     Raises:
         EncryptionError: the network does not fit the encrypted engine.
     """
-    plan = compile_network(network)
-    if len(classes) != plan.matrices[-1].shape[0]:
+    plan = compile_network(network, profile=profile)
+    outputs = plan.matrices[-1].shape[0]
+    if len(classes) != outputs:
         raise EncryptionError(
-            f"The network tells {plan.matrices[-1].shape[0]} classes apart, but {len(classes)} were named; "
-            "name one class per output."
+            f"The network tells {outputs} classes apart, but {len(classes)} were named; name one class per output."
         )
     unsigned = Specification(
         parameters=plan.parameters,
         classes=tuple(classes),
         pipeline_pixels=pipeline_pixels,
-        front="shrink",
+        front=network.front,
         mean=float(network.mean),
         std=float(network.std),
-        packing=Packing(channels=1, height=network.pixels, width=network.pixels),
+        packing=packing_of(network, degree=plan.degree),
         model_digest="0" * 64,
         teacher_digest=teacher_digest,
     )
@@ -98,13 +106,13 @@ def make_bundle(
 
 def save_bundle(folder: Path, bundle: Bundle) -> None:
     """Write `bundle.json` and `weights.safetensors`; an earlier folder is replaced as a whole."""
-    tensors = {}
+    tensors: dict[str, NDArray[Any]] = {}
     for index, (matrix, offset) in enumerate(zip(bundle.plan.matrices, bundle.plan.offsets, strict=True)):
-        tensors[f"matrix{index}"] = matrix
-        tensors[f"offset{index}"] = offset
+        tensors |= {f"{part}{index}": getattr(matrix, part) for part in _CSR} | {f"offset{index}": offset}
     manifest = _Manifest(
         format=FORMAT,
-        layers=len(bundle.plan.matrices),
+        degree=bundle.plan.degree,
+        steps=bundle.plan.steps,
         largest=bundle.plan.largest,
         specification=bundle.specification,
     )
@@ -128,29 +136,49 @@ def load_bundle(folder: Path) -> Bundle:
     try:
         manifest = _Manifest.model_validate_json((folder / "bundle.json").read_bytes())
         tensors = load((folder / "weights.safetensors").read_bytes())
+        inputs = Layout.of_packing(manifest.specification.packing, manifest.degree // 2)
+        columns = (inputs.values, *(step.layout.values for step in manifest.steps))
         plan = Plan(
-            matrices=tuple(tensors.pop(f"matrix{index}") for index in range(manifest.layers)),
-            offsets=tuple(tensors.pop(f"offset{index}") for index in range(manifest.layers)),
+            degree=manifest.degree,
+            inputs=inputs,
+            steps=manifest.steps,
+            matrices=tuple(
+                _matrix([tensors.pop(f"{part}{index}") for part in _CSR], (step.layout.values, columns[index]))
+                for index, step in enumerate(manifest.steps)
+            ),
+            offsets=tuple(tensors.pop(f"offset{index}") for index in range(len(manifest.steps))),
             largest=manifest.largest,
         )
-    except (ValidationError, SafetensorError, KeyError, OSError) as error:
+    except (ValidationError, SafetensorError, KeyError, OSError, ValueError) as error:
         raise EncryptionError(
             f"{folder} holds a damaged or incomplete encrypted model; run the encrypt stage again."
         ) from error
-    shaped = all(m.ndim == 2 and m.dtype == np.float64 for m in plan.matrices) and all(
-        o.ndim == 1 and o.dtype == np.float64 for o in plan.offsets
-    )
-    if tensors or not shaped or len(plan.largest) != manifest.layers:
+    shaped = all(offset.ndim == 1 and offset.dtype == np.float64 for offset in plan.offsets)
+    if tensors or not shaped or len(plan.largest) != len(plan.steps):
         raise EncryptionError(f"{folder} holds tensors no encrypted model has; run the encrypt stage again.")
     bundle = Bundle(plan=plan, specification=manifest.specification)
     bundle.verify()
     return bundle
 
 
+def _matrix(parts: list[NDArray[Any]], shape: tuple[int, int]) -> csr_array:
+    """Compressed rows in canonical form, as they were saved; ValueError for anything else."""
+    data, indices, indptr = parts
+    if [part.dtype.name for part in parts] != ["float64", "int64", "int64"]:
+        raise ValueError("other types than were saved")
+    matrix = csr_array((data, indices, indptr), shape=shape)
+    matrix.check_format(full_check=True)
+    if not matrix.has_canonical_format:
+        raise ValueError("columns out of order")
+    return matrix
+
+
 def _digest(plan: Plan, specification: Specification) -> str:
-    """SHA-256 over the specification (its own digest blanked), the ranges, and shapes and bytes of all weights."""
+    """SHA-256 over the specification (its own digest blanked), the steps, the ranges, and all weights."""
     blank = specification.model_copy(update={"model_digest": "0" * 64})
-    digest = hashlib.sha256(blank.model_dump_json().encode() + repr(plan.largest).encode())
-    for array in (*plan.matrices, *plan.offsets):
-        digest.update(repr(array.shape).encode() + array.astype("<f8").tobytes())
+    digest = hashlib.sha256(blank.model_dump_json().encode() + b"\0" + repr(plan.largest).encode())
+    for step, matrix, offset in zip(plan.steps, plan.matrices, plan.offsets, strict=True):
+        digest.update(b"\0" + step.model_dump_json().encode() + repr((matrix.shape, matrix.nnz)).encode())
+        for array, kind in ((matrix.data, "<f8"), (matrix.indices, "<i8"), (matrix.indptr, "<i8"), (offset, "<f8")):
+            digest.update(np.ascontiguousarray(array.astype(kind)).tobytes())
     return digest.hexdigest()

@@ -2,10 +2,11 @@
 
 Only bytes cross this file's border: they are read into objects of a context built from our own parameters, never into
 a context that came with them. SEAL accepts more than it should (a ciphertext at another level, relinearisation keys as
-Galois keys, bytes after the end), hence `_loaded` and the checks behind it.
+Galois keys, bytes after the end, a bomb), hence `envelope` and the checks of `_loaded`.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,13 +15,19 @@ import msgpack
 import numpy as np
 import tenseal.sealapi as seal
 
+from primia.encrypted import envelope
 from primia.encrypted.packing import Floats
-from primia.encrypted.parameters import DEGREE, SLOTS, Parameters
+from primia.encrypted.parameters import Parameters
 from primia.errors import EncryptionError, PrimiaError
 from primia.seal import memory_file, saved
 
-_HEADER = 16  # SEAL's header: magic, version, compression, and the total size in bytes 8 to 15
 _PARTS = ("public", "relinearisation", "galois")
+_ROOM = 128  # a secret key's bytes besides its polynomial
+_ALIKE = 1e-3  # far above rounding noise, far below what another key gives
+_SENT_TOO_MUCH = (
+    "The evaluation keys contain a secret key, which must never leave its owner; make new keys with keygen, and "
+    "trust the old secret key no more."
+)
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,10 @@ class Scheme:
     def __init__(self, parameters: Parameters) -> None:
         with in_one_sentence("These encryption parameters"):
             seal_parameters = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
-            seal_parameters.set_poly_modulus_degree(DEGREE)
-            seal_parameters.set_coeff_modulus(seal.CoeffModulus.Create(DEGREE, list(parameters.modulus_bits)))
+            seal_parameters.set_poly_modulus_degree(parameters.degree)
+            seal_parameters.set_coeff_modulus(
+                seal.CoeffModulus.Create(parameters.degree, list(parameters.modulus_bits))
+            )
             # TC128: SEAL refuses moduli too large for 128-bit security, whoever chose them
             self.context = seal.SEALContext(seal_parameters, True, seal.SEC_LEVEL_TYPE.TC128)
         if not self.context.parameters_set():
@@ -48,6 +57,7 @@ class Scheme:
                 "use a server whose parameters give 128-bit security."
             )
         self.parameters = parameters
+        self._primes = len(parameters.modulus_bits)
         self.scale = 2.0**parameters.scale_bits
         self.encoder = seal.CKKSEncoder(self.context)
         self.evaluator = seal.Evaluator(self.context)
@@ -69,14 +79,27 @@ class Scheme:
 
     def load_secret(self, content: bytes) -> Any:
         """Read a secret key made for these parameters."""
-        return self._loaded(seal.SecretKey(), content, "The secret key")
+        words = self._primes * self.parameters.degree
+        members = envelope.unpacked(content, 8 * words + _ROOM, "The secret key")
+        return self._read(seal.SecretKey(), members, "The secret key")
 
     def load_keys(self, content: bytes) -> EvaluationKeys:
-        """Read evaluation keys and check that they are those that the parameters ask for, no more and no fewer."""
+        """Read evaluation keys and check that they are those that the parameters ask for, no more and no fewer.
+
+        Raises:
+            EncryptionError: also for keys with a secret key among them, and for a public key that would not blur.
+        """
+        degree, primes = self.parameters.degree, self._primes
+        if envelope.holds_secret(content, degree, primes):
+            raise EncryptionError(_SENT_TOO_MUCH)
         try:
             parts = msgpack.unpackb(content, max_map_len=2 * len(_PARTS), max_bin_len=self.parameters.most_key_bytes)
         except Exception as error:  # msgpack raises many kinds, all of them about the bytes
             raise EncryptionError("The evaluation keys cannot be read; make them again with keygen.") from error
+        if isinstance(parts, dict) and any(
+            isinstance(part, bytes) and envelope.holds_secret(part, degree, primes) for part in parts.values()
+        ):
+            raise EncryptionError(_SENT_TOO_MUCH)
         if not (
             isinstance(parts, dict)
             and set(parts) == set(_PARTS)
@@ -85,34 +108,61 @@ class Scheme:
             raise EncryptionError(
                 f"The evaluation keys must hold {', '.join(_PARTS)} and nothing else; make them again with keygen."
             )
-        what = "The evaluation keys"
-        keys = EvaluationKeys(
-            public=self._loaded(seal.PublicKey(), parts["public"], what),
-            relinearisation=self._loaded(seal.RelinKeys(), parts["relinearisation"], what),
-            galois=self._loaded(seal.GaloisKeys(), parts["galois"], what),
-        )
         elements = self.parameters.galois_elements
-        with in_one_sentence(what):
-            fits = (
-                keys.relinearisation.size() == 1
-                and keys.relinearisation.has_key(2)
-                and keys.galois.size() == len(elements)
-                and all(keys.galois.has_key(element) for element in elements)
-            )
+        most = {
+            "public": envelope.ciphertext_bytes(degree, primes),
+            "relinearisation": envelope.keys_bytes(degree, primes, 1),
+            "galois": envelope.keys_bytes(degree, primes, len(elements)),
+        }
+        what = "The evaluation keys"
+        members = {
+            name: envelope.unpacked(parts.pop(name), most[name], f"The {name} part of the evaluation keys")
+            for name in _PARTS
+        }
+        fits = (
+            envelope.is_ciphertext(members["public"], degree, primes)
+            and envelope.are_keys(members["relinearisation"], degree, primes, [0])
+            and envelope.are_keys(members["galois"], degree, primes, [(element - 1) // 2 for element in elements])
+        )
         if not fits:
             raise EncryptionError(
                 "The evaluation keys are not those this model needs; make new ones with keygen against this server."
             )
-        return keys
+        if not envelope.has_random_halves(members["public"], degree, primes):
+            raise EncryptionError(
+                "The evaluation keys hold a public key that encrypts nothing; make new ones with keygen."
+            )
+        return EvaluationKeys(
+            public=self._read(seal.PublicKey(), members.pop("public"), what),
+            relinearisation=self._read(seal.RelinKeys(), members.pop("relinearisation"), what),
+            galois=self._read(seal.GaloisKeys(), members.pop("galois"), what),
+        )
+
+    def owns(self, secret: Any, keys: EvaluationKeys) -> bool:
+        """Whether evaluation keys belong to a secret key: what their public key encrypts, and their relinearisation
+        key and one rotation work on, is decrypted with it."""
+        values = np.frombuffer(os.urandom(self.parameters.slots), dtype=np.int8) / 128.0
+        value, plain = seal.Ciphertext(), seal.Plaintext()
+        element = self.parameters.galois_elements[0]
+        with in_one_sentence("These keys"):
+            message = self.encoded(values, self.context.first_parms_id(), self.scale)
+            seal.Encryptor(self.context, keys.public).encrypt(message, value)
+            self.evaluator.square_inplace(value)
+            self.evaluator.relinearize_inplace(value, keys.relinearisation)
+            self.evaluator.rescale_to_next_inplace(value)
+            self.evaluator.apply_galois_inplace(value, element, keys.galois)
+            seal.Decryptor(self.context, secret).decrypt(value, plain)
+            found = np.sort(np.asarray(self.encoder.decode_double(plain)))  # a Galois element permutes the slots
+        return bool(np.abs(found - np.sort(np.square(values))).max() < _ALIKE)
 
     def encrypt(self, slots: Floats, secret: Any) -> bytes:
-        """Encrypt (SLOTS,) real values under the secret key, seed-compressed."""
+        """Encrypt (slots,) real values under the secret key, seed-compressed."""
         with in_one_sentence("The image"):
             plain = self.encoded(slots, self.context.first_parms_id(), self.scale)
             return saved(seal.Encryptor(self.context, secret).encrypt_symmetric(plain))
 
     def decrypt(self, content: bytes, secret: Any) -> Floats:
-        """Read an answer of the server and decrypt it: (SLOTS,) real values.
+        """Read an answer of the server and decrypt it: (slots,) real values.
 
         The values must not go back to the server: their rounding noise depends on the secret key (Li & Micciancio
         2021).
@@ -125,23 +175,19 @@ class Scheme:
 
     def load_fresh(self, content: bytes) -> Any:
         """Read an encrypted image: at the first level, at the parameters' scale."""
-        ciphertext = self._loaded(seal.Ciphertext(), content, "The encrypted image")
-        self._check(ciphertext, self.context.first_parms_id(), "The encrypted image")
-        return ciphertext
+        return self._loaded(content, self.context.first_parms_id(), "The encrypted image")
 
     def load_answer(self, content: bytes) -> Any:
         """Read an encrypted answer: at the last level."""
-        ciphertext = self._loaded(seal.Ciphertext(), content, "The encrypted answer")
-        self._check(ciphertext, self.context.last_parms_id(), "The encrypted answer")
-        return ciphertext
+        return self._loaded(content, self.context.last_parms_id(), "The encrypted answer")
 
     def save(self, ciphertext: Any) -> bytes:
         """A ciphertext's bytes."""
         return saved(ciphertext)
 
     def encoded(self, values: Floats, parms_id: Any, scale: float) -> Any:
-        """(SLOTS,) real or complex values as a SEAL plaintext at a level and scale."""
-        assert values.shape == (SLOTS,)
+        """(slots,) real or complex values as a SEAL plaintext at a level and scale."""
+        assert values.shape == (self.parameters.slots,)
         plain = seal.Plaintext()
         self.encoder.encode(values.tolist(), parms_id, scale, plain)
         return plain
@@ -150,7 +196,14 @@ class Scheme:
         """The prime that rescaling at this level divides by."""
         return cast(int, self.context.get_context_data(parms_id).parms().coeff_modulus()[-1].value())
 
-    def _check(self, ciphertext: Any, parms_id: Any, what: str) -> None:
+    def _loaded(self, content: bytes, parms_id: Any, what: str) -> Any:
+        primes = len(self.context.get_context_data(parms_id).parms().coeff_modulus())
+        degree = self.parameters.degree
+        # A ciphertext of more primes, as other parameters have, is read as far as needed to say so.
+        members = envelope.unpacked(content, 2 * envelope.ciphertext_bytes(degree, self._primes), what)
+        if not envelope.is_ciphertext(members, degree, primes):
+            raise EncryptionError(f"{what} is not of the level, size and scale agreed on; encrypt the image again.")
+        ciphertext = self._read(seal.Ciphertext(), members, what)
         with in_one_sentence(what):
             fits = (
                 ciphertext.parms_id() == parms_id
@@ -161,12 +214,10 @@ class Scheme:
             )
         if not fits:
             raise EncryptionError(f"{what} is not of the level, size and scale agreed on; encrypt the image again.")
+        return ciphertext
 
-    def _loaded(self, target: Any, content: bytes, what: str) -> Any:
-        # SEAL reads as far as the header says and ignores the rest; nothing may hide behind it
-        if len(content) < _HEADER or int.from_bytes(content[8:_HEADER], "little") != len(content):
-            raise EncryptionError(f"{what} is empty, cut off or has bytes to spare; send it again.")
-        with in_one_sentence(what), memory_file(content) as path:
+    def _read(self, target: Any, members: bytes, what: str) -> Any:
+        with in_one_sentence(what), memory_file(envelope.repacked(members)) as path:
             target.load(self.context, path)
             valid = seal.is_valid_for(target, self.context)
         if not valid:

@@ -85,6 +85,9 @@ def distil(
     network.std.copy_(small.std().clamp_min(1e-6))
     inputs = inputs_of(network, lessons.images)
     _train(network, inputs, lessons, settings=settings, on_epoch=on_epoch)
+    with torch.no_grad():  # trained in units of the spread, which suits a learning rate; back to the teacher's own
+        for parameter in network.body[-1].parameters():
+            parameter.mul_(lessons.spread)
     network.record_ranges(inputs)
     return network
 
@@ -118,7 +121,9 @@ def _train(
         total = 0.0
         for chosen in order.tensor_split(batches):
             rows = copy[chosen] * count + chosen
-            loss = distillation_loss(network, inputs[rows], lessons.logits[rows], spread=lessons.spread)
+            loss = distillation_loss(
+                network, inputs[rows], lessons.logits[rows], spread=lessons.spread, unit=lessons.spread
+            )
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from primia.encrypted.packing import Floats, padded
+from primia.encrypted.layout import Floats, Layout, laid_out, padded
 from primia.encrypted.parameters import Specification
 from primia.errors import EncryptionError
 
@@ -62,13 +62,8 @@ def _scattering(pixels: int) -> "nn.Module":
 
 def packed(values: Floats, specification: Specification) -> Floats:
     """Lay values (n, values) into slots (n, ciphertexts, slots) as `Specification.packing` says; other slots are 0."""
-    packing, slots = specification.packing, specification.parameters.slots
-    flat = np.zeros((len(values), packing.ciphertexts(slots) * slots))
-    flat[:, packing.places(slots)] = values
-    period = packing.period(slots)
-    if period < slots:
-        flat = np.tile(flat[:, :period], (1, slots // period))
-    return flat.reshape(len(values), -1, slots)
+    slots = specification.parameters.slots
+    return laid_out(values, Layout.of_packing(specification.packing, slots), slots)
 
 
 def answer_logits(slots: Floats, specification: Specification) -> Floats:

@@ -1,92 +1,168 @@
-"""Matrix times packed vector by hybrid diagonals with baby and giant steps.
+"""A sparse matrix on packed values as generalised diagonals, evaluated with baby and giant steps.
 
-Halevi & Shoup 2014 ("Algorithms in HElib", section 4.3) write a matrix product as a sum of diagonals times rotations;
-GAZELLE (Juvekar et al. 2018, section 4.2) needs only min(rows, columns) diagonals and sums the rest by doubling.
+A diagonal holds the weights of all pairs of slots (from ciphertext j, to ciphertext k) that are the same rotation
+apart (Halevi & Shoup 2014, "Algorithms in HElib", section 4.3). A `spread` map takes each value to its place; a
+`folded` map needs as many diagonals a ciphertext as it has rows only, and sums the rest by doubling (Juvekar et al.
+2018, GAZELLE, section 4.2).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
-from primia.encrypted.parameters import SLOTS
+from primia.encrypted.layout import Floats as Floats
+from primia.encrypted.layout import Layout
 
-Floats = NDArray[np.float64]
-
-
-def padded(length: int) -> int:
-    """The power of two that is at least `length`."""
-    return 1 << (length - 1).bit_length()
+Integers = NDArray[np.int64]
+Kind = Literal["spread", "folded"]
 
 
-def repeat(vector: Floats, *, period: int) -> Floats:
-    """Pad (n,) with zeros to `period` and repeat it over all slots: (SLOTS,)."""
-    return np.tile(np.pad(vector, (0, period - len(vector))), SLOTS // period)
+@dataclass(frozen=True)
+class Diagonals:
+    """To and from which ciphertext, and by which rotation: (count,) each, in the order of ciphertexts and rotations.
+
+    period: slots after which every diagonal repeats; doublings: rotations by which the result is folded onto itself
+    at the end; copies: how often that adds the same value up.
+    """
+
+    slots: int
+    to: Integers
+    source: Integers
+    rotation: Integers
+    period: int
+    doublings: tuple[int, ...] = ()
+    copies: int = 1
+
+    @property
+    def count(self) -> int:
+        """Products with a plaintext, once equal diagonals are one."""
+        return len(self.to)
+
+    def at(self, index: Integers) -> "Diagonals":
+        """Some of them."""
+        return replace(self, to=self.to[index], source=self.source[index], rotation=self.rotation[index])
+
+    def keys(self) -> Integers:
+        """One number for each, equal for equal diagonals."""
+        return np.asarray((self.to * (1 << 16) + self.source) * (1 << 32) + self.rotation + (1 << 31))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Rotations of the sources (baby) and of sums (giant): rotation = baby + giant for each diagonal, (count,)."""
+
+    baby: Integers
+    giant: Integers
+
+    @classmethod
+    def split(cls, diagonals: Diagonals, size: int) -> Self:
+        """Baby steps modulo `size`, a power of two; around zero where rotations go both ways, as convolutions do."""
+        half = size // 2 if (diagonals.rotation < 0).any() else 0
+        baby = (diagonals.rotation + half) % size - half
+        return cls(baby=baby, giant=diagonals.rotation - baby)
+
+    def babies(self, diagonals: Diagonals) -> int:
+        """Rotations of ciphertexts before the products."""
+        return _distinct(diagonals.source, self.baby)
+
+    def giants(self, diagonals: Diagonals) -> int:
+        """Rotations of sums of products."""
+        return _distinct(diagonals.to, self.giant)
+
+    def rotations(self) -> set[int]:
+        """Distinct rotations that need a key."""
+        return {int(step) for step in np.concatenate([self.baby, self.giant])} - {0}
+
+
+def _distinct(ciphertext: Integers, step: Integers) -> int:
+    return len(np.unique(ciphertext[step != 0] * (1 << 32) + step[step != 0]))
 
 
 @dataclass(frozen=True)
 class PackedMap:
-    """A linear map (rows, columns) on a vector that repeats with period `columns_padded` over all slots.
+    """A matrix as its diagonals' weights, in slots of the result before doublings.
 
-    Its result repeats with period `rows_padded` over all slots: every slot holds a finished value, so nothing
-    half-summed is left that would tell about the weights, and maps follow each other without masks.
-
-    diagonals[g, b]: (SLOTS,), already rotated back by the giant step g * baby, which the sum over b then undoes.
+    starts (count + 1,) cuts slot and weight into diagonals.
     """
 
-    rows: int
-    columns: int
-    rows_padded: int
-    columns_padded: int
-    baby: int
-    diagonals: Floats  # (giant steps, baby steps, period) with period = max(rows_padded, columns_padded)
+    diagonals: Diagonals
+    steps: Steps
+    starts: Integers
+    slot: Integers
+    weight: Floats
+
+    def weights(self, index: int) -> Floats:
+        """One diagonal over all slots, rotated back by its giant step, which the sum over the babies undoes."""
+        values = np.zeros(self.diagonals.period)
+        span = slice(self.starts[index], self.starts[index + 1])
+        values[self.slot[span]] = self.weight[span]
+        return np.roll(np.tile(values, self.diagonals.slots // len(values)), self.steps.giant[index])
 
     @property
-    def giant(self) -> int:
-        """Number of giant steps, the zeroth included."""
-        return len(self.diagonals)
-
-    @property
-    def doublings(self) -> tuple[int, ...]:
-        """Rotations by which the diagonals' sum is folded onto itself."""
-        steps = []
-        step = self.rows_padded
-        while step < self.columns_padded:
-            steps.append(step)
-            step *= 2
-        return tuple(steps)
-
-    @property
-    def rotations(self) -> tuple[int, ...]:
-        """All steps for which a Galois key is needed, ascending."""
-        babies = set(range(1, self.baby))
-        giants = {giant * self.baby for giant in range(1, self.giant)}
-        return tuple(sorted(babies | giants | set(self.doublings)))
-
-    def slots(self, giant: int, baby: int) -> Floats:
-        """One diagonal over all slots: (SLOTS,)."""
-        diagonal: Floats = self.diagonals[giant, baby]
-        return np.tile(diagonal, SLOTS // len(diagonal))
+    def rotations(self) -> int:
+        """Rotations made in one evaluation."""
+        made = self.steps.babies(self.diagonals) + self.steps.giants(self.diagonals)
+        return made + len(self.diagonals.doublings)
 
 
-def pack(matrix: Floats, *, columns_padded: int | None = None) -> PackedMap:
-    """Lay a matrix (rows, columns) out as diagonals; `columns_padded` is the period of the vector it will meet."""
-    rows, columns = matrix.shape
-    tall, wide = padded(rows), columns_padded or padded(columns)
-    assert columns <= wide and max(tall, wide) <= SLOTS and wide == padded(wide)
-    full = np.zeros((tall, wide))
-    full[:rows, :columns] = matrix
-    count, period = min(tall, wide), max(tall, wide)
-    baby = 1 << ((count.bit_length() - 1) + 1) // 2
-    slot = np.arange(period)
-    # diagonal d: slot i meets column (i + d) of the rotated vector and belongs to row i
-    diagonals = np.stack([full[slot % tall, (slot + d) % wide] for d in range(count)])
-    rotated_back = [np.roll(diagonal, (d // baby) * baby) for d, diagonal in enumerate(diagonals)]
+def diagonals_of(
+    matrix: csr_array, before: Layout, after: Layout, *, kind: Kind, slots: int, over_all: bool = False
+) -> Diagonals:
+    """The diagonals that a matrix (rows, columns) has between two layouts.
+
+    `over_all` folds the result over all slots, whatever the period of the input: copies that ought to be equal are
+    averaged, so that a question with different images in them gets one answer, not several.
+    """
+    entries, _ = _entries(matrix, before, after, kind=kind, slots=slots, over_all=over_all)
+    return entries.at(np.unique(entries.keys(), return_index=True)[1])
+
+
+def pack(
+    matrix: csr_array, before: Layout, after: Layout, *, kind: Kind, baby: int, slots: int, over_all: bool = False
+) -> PackedMap:
+    """Lay a matrix out as diagonals, with baby steps below `baby`."""
+    entries, slot = _entries(matrix, before, after, kind=kind, slots=slots, over_all=over_all)
+    keys = entries.keys()
+    order = np.argsort(keys, kind="stable")
+    _, starts = np.unique(keys[order], return_index=True)
+    diagonals = entries.at(order[starts])
     return PackedMap(
-        rows=rows,
-        columns=columns,
-        rows_padded=tall,
-        columns_padded=wide,
-        baby=baby,
-        diagonals=np.stack(rotated_back).reshape(count // baby, baby, period),
+        diagonals=diagonals,
+        steps=Steps.split(diagonals, baby),
+        starts=np.append(starts, len(keys)),
+        slot=slot[order],
+        weight=matrix.data[order] / diagonals.copies,
     )
+
+
+def _entries(
+    matrix: csr_array, before: Layout, after: Layout, *, kind: Kind, slots: int, over_all: bool
+) -> tuple[Diagonals, Integers]:
+    """For each weight its diagonal, and its slot there."""
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    source, place = np.divmod(before.places()[matrix.indices], slots)
+    turn = min(before.period, slots)  # rotations matter modulo the period of the input
+    if kind == "spread":
+        to, slot = np.divmod(after.places()[rows], slots)
+        rotation = (place - slot + turn // 2) % turn - turn // 2
+        period = min(after.period, slots)
+        assert not over_all and period % turn == 0
+        return Diagonals(slots=slots, to=to, source=source, rotation=rotation, period=period), slot
+    tall = after.period
+    assert tall <= slots
+    # Slot i adds up slots i to i + tall - 1, and belongs to row i modulo tall; doublings collect the other windows.
+    rotation = (place - rows) % min(tall, turn)
+    slot = (place - rotation) % turn if tall <= turn else rows
+    end = slots if over_all else turn
+    return Diagonals(
+        slots=slots,
+        to=np.zeros_like(rows),
+        source=source,
+        rotation=rotation,
+        period=max(tall, turn),
+        doublings=tuple(tall << step for step in range(max(1, end // tall).bit_length() - 1)),
+        copies=slots // max(tall, turn) if over_all else 1,
+    ), slot

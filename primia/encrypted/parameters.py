@@ -1,22 +1,23 @@
 """The public half of the encrypted service: encryption parameters and what a client must know of the model."""
 
 import hashlib
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from primia.errors import EncryptionError
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
-DEGREE = 8192
-SLOTS = DEGREE // 2
-MODULUS_BITS = 218  # largest total at 128-bit security for DEGREE (HomomorphicEncryption.org standard, 2018)
+# Largest sum of the moduli's bits at 128-bit security, by degree (HomomorphicEncryption.org standard, 2018).
+MODULUS_BITS = {8192: 218, 16384: 438}
 HEADROOM_BITS = 10  # the last modulus holds answers up to 2^(HEADROOM_BITS - 1)
 SPECIAL_BITS = 12  # key-switching modulus above the scale; at least as large as every other modulus
 SMALLEST_SCALE_BITS = 26  # below, rounding noise reaches the answer
+LARGEST_SCALE_BITS = 34  # above, keys and questions grow; the flooding noise is larger than the error anyway
+MOST_GALOIS_KEYS = 512
+MOST_SLOTS = max(MODULUS_BITS) // 2
 
 
 class _Public(BaseModel):
@@ -24,14 +25,16 @@ class _Public(BaseModel):
 
 
 class Parameters(_Public):
-    """CKKS parameters (Cheon et al. 2017): sizes of the moduli in bits, scale, and the rotations a plan needs.
+    """CKKS parameters (Cheon et al. 2017): degree N, sizes of the moduli in bits, scale, and what a plan rotates by.
 
-    A rotation by `step` slots is the Galois element 3^step mod 2N; keys exist for these elements only.
+    A rotation by `step` slots is the Galois element 3^step mod 2N, complex conjugation is 2N - 1; keys exist for these
+    elements only.
     """
 
-    modulus_bits: tuple[int, ...] = Field(min_length=3, max_length=16)
+    degree: Literal[8192, 16384]
+    modulus_bits: tuple[int, ...] = Field(min_length=3, max_length=18)
     scale_bits: int = Field(ge=SMALLEST_SCALE_BITS, le=50)
-    galois_elements: tuple[int, ...] = Field(min_length=1, max_length=512)
+    galois_elements: tuple[int, ...] = Field(min_length=1, max_length=MOST_GALOIS_KEYS)
 
     def digest(self) -> str:
         """SHA-256 over the parameters: keys made for one digest fit no other."""
@@ -40,7 +43,7 @@ class Parameters(_Public):
     @property
     def slots(self) -> int:
         """Values that one ciphertext holds."""
-        return SLOTS
+        return self.degree // 2
 
     @property
     def levels(self) -> int:
@@ -50,28 +53,29 @@ class Parameters(_Public):
     @property
     def most_ciphertext_bytes(self) -> int:
         """Size of an uncompressed fresh ciphertext of two polynomials, with room for headers."""
-        return 2 * (len(self.modulus_bits) - 1) * DEGREE * 8 + 4096
+        return 2 * (len(self.modulus_bits) - 1) * self.degree * 8 + 4096
 
     @property
     def most_key_bytes(self) -> int:
         """Size of uncompressed evaluation keys: a seeded half for each digit of each key, and a public key."""
         primes = len(self.modulus_bits)
-        one_key = (primes - 1) * primes * DEGREE * 8
-        return (len(self.galois_elements) + 1) * (one_key + 8192) + 2 * primes * DEGREE * 8 + 65536
+        one_key = (primes - 1) * primes * self.degree * 8
+        headers = 8192 + 8 * self.degree  # SEAL writes a length for each element that a key could have
+        return (len(self.galois_elements) + 1) * (one_key + 8192) + 2 * primes * self.degree * 8 + headers
 
 
-def parameters_for(*, levels: int, rotations: tuple[int, ...]) -> Parameters | None:
-    """The largest scale at which `levels` multiplications fit N = 8192; None if none does.
-
-    `rotations` are slot steps, positive or negative.
-    """
-    scale = (MODULUS_BITS - HEADROOM_BITS - SPECIAL_BITS) // (levels + 2)
+def parameters_for(*, degree: Literal[8192, 16384], levels: int, galois_elements: Iterable[int]) -> Parameters | None:
+    """The largest sensible scale at which `levels` multiplications fit a degree; None if none does."""
+    scale = (MODULUS_BITS[degree] - HEADROOM_BITS - SPECIAL_BITS) // (levels + 2)
     if scale < SMALLEST_SCALE_BITS:
         return None
-    scale = min(scale, 45)
-    elements = tuple(sorted({pow(3, step % SLOTS, 2 * DEGREE) for step in rotations}))
-    bits = (scale + HEADROOM_BITS, *[scale] * levels, scale + SPECIAL_BITS)
-    return Parameters(modulus_bits=bits, scale_bits=scale, galois_elements=elements)
+    scale = min(scale, LARGEST_SCALE_BITS)
+    return Parameters(
+        degree=degree,
+        modulus_bits=(scale + HEADROOM_BITS, *[scale] * levels, scale + SPECIAL_BITS),
+        scale_bits=scale,
+        galois_elements=tuple(sorted(set(galois_elements))),
+    )
 
 
 class Packing(_Public):
@@ -86,7 +90,18 @@ class Packing(_Public):
     height: int = Field(ge=1, le=4096)
     width: int = Field(ge=1, le=4096)
     patch: int = Field(default=1, ge=1, le=64)
-    stride: int | None = Field(default=None, ge=1, le=SLOTS)
+    stride: int | None = Field(default=None, ge=1, le=MOST_SLOTS)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.height % self.patch or self.width % self.patch:
+            raise ValueError("patches do not divide the image")
+        if self.stride is None:
+            if self.patch != 1:
+                raise ValueError("patches need a stride")
+        elif self.stride & (self.stride - 1) or self.height * self.width > self.stride * self.patch**2:
+            raise ValueError("the stride is no power of two that holds a plane")
+        return self
 
     @property
     def values(self) -> int:
@@ -107,16 +122,6 @@ class Packing(_Public):
         used = self.values if self.stride is None else self.channels * self.patch**2 * self.stride
         return 1 << (used - 1).bit_length()
 
-    def places(self, slots: int) -> NDArray[np.int64]:
-        """The slot of each value, counted through all ciphertexts: (values,)."""
-        if self.stride is None:
-            return np.arange(self.values)
-        channel, row, column = np.unravel_index(np.arange(self.values), (self.channels, self.height, self.width))
-        size = self.patch
-        plane = (channel * size + row % size) * size + column % size
-        position = (row // size) * (self.width // size) + column // size
-        return np.asarray(plane * self.stride + position)
-
 
 class Specification(_Public):
     """What GET /models/{name} tells: enough to encrypt an image and to read the answer, nothing of the weights.
@@ -128,7 +133,7 @@ class Specification(_Public):
     """
 
     parameters: Parameters
-    classes: tuple[str, ...] = Field(min_length=2, max_length=SLOTS)
+    classes: tuple[str, ...] = Field(min_length=2, max_length=MOST_SLOTS)
     pipeline_pixels: int = Field(ge=1, le=4096)
     front: Literal["shrink", "scattering"]
     mean: float = Field(allow_inf_nan=False)
@@ -136,6 +141,12 @@ class Specification(_Public):
     packing: Packing
     model_digest: Digest
     teacher_digest: Digest
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if max(self.packing.stride or 1, len(self.classes)) > self.parameters.slots:
+            raise ValueError("a plane or the answer takes more slots than a ciphertext has")
+        return self
 
     @property
     def ciphertexts(self) -> int:

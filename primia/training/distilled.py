@@ -17,7 +17,9 @@ COMFORTABLE = 4.0  # inputs of a quadratic beyond this are penalised: squares of
 RANGE_PENALTY = 1e-2
 
 
-def distillation_loss(network: PolynomialNetwork, inputs: Tensor, targets: Tensor, *, spread: float) -> Tensor:
+def distillation_loss(
+    network: PolynomialNetwork, inputs: Tensor, targets: Tensor, *, spread: float, unit: float = 1.0
+) -> Tensor:
     """How far the student is from its teacher (Hinton et al. 2015), and from inputs its quadratics can bear.
 
     The mean squared error of centred logits in units of `spread`, plus the KL divergence at temperature 2, plus a
@@ -28,8 +30,10 @@ def distillation_loss(network: PolynomialNetwork, inputs: Tensor, targets: Tenso
         inputs: (n, channels · height · width) as `PolynomialNetwork.inputs` gives them.
         targets: (n, classes), the teacher's logits.
         spread: standard deviation of the teacher's centred logits.
+        unit: what one of the network's own logits stands for, while its last layer is still to be scaled by that.
     """
     *quadratic_inputs, logits = network.stages(inputs)
+    logits = unit * logits
     centred = targets - targets.mean(dim=1, keepdim=True)
     divergence = functional.kl_div(
         functional.log_softmax(logits / TEMPERATURE, dim=1),

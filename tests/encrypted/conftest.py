@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from primia.encrypted.bundle import Bundle, make_bundle
 from primia.encrypted.ckks import EvaluationKeys
 from primia.encrypted.engine import Engine
+from primia.encrypted.plan import Profile
 from primia.models.polynomial import PolynomialNetwork, dense_network
 
 CLASSES = ("normal", "bacterial", "viral")
@@ -27,17 +29,35 @@ def trained_network(*, pixels: int, hidden: int, classes: int, seed: int = 0) ->
             torch.nn.init.normal_(norm.bias, std=0.3)
     network.mean.fill_(0.5)
     network.std.fill_(0.15)
-    inputs = network.inputs(images)
+    return settled(network, network.inputs(images))
+
+
+def settled(network: PolynomialNetwork, inputs: torch.Tensor) -> PolynomialNetwork:
+    """Batch-norm statistics and ranges as training would leave them."""
+    for norm in (layer for layer in network.body if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)):
+        norm.momentum = None  # the average over all batches: one pass is enough
     network.train()
     with torch.no_grad():
-        for _ in range(50):
-            network(inputs)
+        network(inputs)
     network.record_ranges(inputs)
     return network
 
 
-def bundle_of(network: PolynomialNetwork, classes: tuple[str, ...] = CLASSES) -> Bundle:
-    return make_bundle(network, classes=classes, pipeline_pixels=2 * network.pixels, teacher_digest=TEACHER)
+def network_of(*body: nn.Module, shape: tuple[int, int, int], patch: int = 1, seed: int = 0) -> PolynomialNetwork:
+    """Layers with random weights, as a network that has seen random values."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in body:
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.reset_parameters()
+        network = PolynomialNetwork(nn.Sequential(*body), shape=shape, patch=patch)
+        return settled(network, torch.randn(64, shape[0] * shape[1] * shape[2]))
+
+
+def bundle_of(network: PolynomialNetwork, classes: tuple[str, ...] = CLASSES, profile: Profile = "fast") -> Bundle:
+    return make_bundle(
+        network, classes=classes, pipeline_pixels=2 * network.pixels, teacher_digest=TEACHER, profile=profile
+    )
 
 
 @dataclass(frozen=True)
@@ -78,6 +98,11 @@ def small() -> Small:
 @pytest.fixture(scope="session")
 def make_network() -> Any:
     return trained_network
+
+
+@pytest.fixture(scope="session")
+def build() -> Any:
+    return network_of
 
 
 @pytest.fixture(scope="session")

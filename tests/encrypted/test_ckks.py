@@ -1,11 +1,15 @@
 import msgpack
 import numpy as np
 import pytest
+import tenseal as ts
 import tenseal.sealapi as seal
 
+from primia.encrypted import envelope
 from primia.encrypted.ckks import Scheme
-from primia.encrypted.parameters import SLOTS, Parameters, parameters_for
+from primia.encrypted.parameters import Parameters, parameters_for
 from primia.errors import EncryptionError
+
+SLOTS = 4096
 
 
 def slots_of(value: float) -> np.ndarray:
@@ -14,7 +18,7 @@ def slots_of(value: float) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def other() -> Scheme:
-    parameters = parameters_for(levels=3, rotations=(1,))
+    parameters = parameters_for(degree=8192, levels=3, galois_elements=(3, 16383))
     assert parameters is not None
     return Scheme(parameters)
 
@@ -57,8 +61,18 @@ def test_flipped_bits_are_refused_or_still_a_ciphertext_of_the_agreed_form(small
 def test_a_ciphertext_under_other_parameters_is_refused(small, other) -> None:
     secret, _ = other.generate_keys()
     foreign = other.encrypt(slots_of(1.0), other.load_secret(secret))
-    with pytest.raises(EncryptionError, match="The encrypted image cannot be used"):
+    with pytest.raises(EncryptionError, match="not of the level, size and scale agreed on"):
         small.engine.scheme.load_fresh(foreign)
+    # as many primes, but others
+    bits = small.bundle.specification.parameters.modulus_bits
+    similar = Scheme(
+        small.bundle.specification.parameters.model_copy(update={"modulus_bits": (bits[0], 27, *bits[2:])})
+    )
+    secret, keys = similar.generate_keys()
+    with pytest.raises(EncryptionError, match="The encrypted image cannot be used"):
+        small.engine.scheme.load_fresh(similar.encrypt(slots_of(1.0), similar.load_secret(secret)))
+    with pytest.raises(EncryptionError, match="The evaluation keys cannot be used"):
+        small.engine.scheme.load_keys(keys)
 
 
 def test_a_ciphertext_at_another_level_is_refused(small) -> None:
@@ -89,10 +103,38 @@ def test_the_secret_key_is_taken_for_nothing_else(small) -> None:
     scheme = small.engine.scheme
     with pytest.raises(EncryptionError):
         scheme.load_fresh(small.secret_bytes)
+
+
+def test_keys_with_a_secret_key_among_them_are_refused_and_said_so(small) -> None:
+    scheme = small.engine.scheme
     parts = msgpack.unpackb(small.key_bytes)
-    for name in parts:
-        with pytest.raises(EncryptionError):
-            scheme.load_keys(msgpack.packb(parts | {name: small.secret_bytes}))
+    sent = [msgpack.packb(parts | {name: small.secret_bytes}) for name in (*parts, "secret")]
+    context = ts.context(ts.SCHEME_TYPE.CKKS, 8192, coeff_mod_bit_sizes=[60, 40, 40, 60])
+    sent += [small.secret_bytes, context.serialize(save_secret_key=True)]
+    sent += [msgpack.packb(parts | {"public": context.serialize(save_secret_key=True)})]
+    for content in sent:
+        with pytest.raises(EncryptionError, match="The evaluation keys contain a secret key, which must never leave"):
+            scheme.load_keys(content)
+    with pytest.raises(EncryptionError, match="cannot be read"):
+        scheme.load_keys(context.serialize(save_secret_key=False))
+
+
+def test_a_public_key_that_would_not_blur_the_answer_is_refused(small) -> None:
+    scheme = small.engine.scheme
+    parts = msgpack.unpackb(small.key_bytes)
+    members = bytearray(envelope.unpacked(parts["public"], 1 << 24, "it"))
+    words = 2 * 7 * 8192 * 8
+    for start, end in ((words // 2, words), (0, words), (words - 8192 * 8, words)):
+        zeroed = members[:]
+        zeroed[len(members) - words + start : len(members) - words + end] = bytes(end - start)
+        with pytest.raises(EncryptionError, match="a public key that encrypts nothing"):
+            scheme.load_keys(msgpack.packb(parts | {"public": envelope.repacked(bytes(zeroed))}))
+
+
+def test_evaluation_keys_know_their_owner(small) -> None:
+    scheme = small.engine.scheme
+    assert scheme.owns(small.secret, small.keys)
+    assert not scheme.owns(scheme.load_secret(scheme.generate_keys()[0]), small.keys)
 
 
 def test_the_evaluation_keys_hold_no_secret_key_and_do_not_decrypt(small) -> None:
@@ -133,10 +175,10 @@ def test_evaluation_keys_with_a_part_exchanged_missing_or_added_are_refused(smal
     scheme = small.engine.scheme
     parts = msgpack.unpackb(small.key_bytes)
     exchanged = parts | {"galois": parts["relinearisation"], "relinearisation": parts["galois"]}
-    with pytest.raises(EncryptionError, match="not those this model needs"):
+    with pytest.raises(EncryptionError, match=r"unpacks to more than|not those this model needs"):
         scheme.load_keys(msgpack.packb(exchanged))
     with pytest.raises(EncryptionError, match="nothing else"):
-        scheme.load_keys(msgpack.packb(parts | {"secret": small.secret_bytes}))
+        scheme.load_keys(msgpack.packb(parts | {"more": b"x"}))
     del parts["galois"]
     with pytest.raises(EncryptionError, match="nothing else"):
         scheme.load_keys(msgpack.packb(parts))
@@ -149,6 +191,6 @@ def test_sizes_stay_below_the_caps(small) -> None:
 
 
 def test_parameters_below_128_bit_security_are_refused() -> None:
-    weak = Parameters(modulus_bits=(60, 60, 60, 60), scale_bits=40, galois_elements=(3,))
+    weak = Parameters(modulus_bits=(60, 60, 60, 60), scale_bits=40, galois_elements=(3,), degree=8192)
     with pytest.raises(EncryptionError, match="128-bit security"):
         Scheme(weak)

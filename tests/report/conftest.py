@@ -222,8 +222,18 @@ def write_encryption(results):
             "upload_bytes": 262_144,
             "reply_bytes": 90_112,
             "keys_bytes": 35_000_000,
+            "network": "model itself",
+            "data": "none",
+            "covered": True,
+            "covered_by": "post-processing of the private release",
             "student_mcc": 0.55,
+            "student_auc": {"value": 0.86, "low": 0.84, "high": 0.88},
+            "student_accuracy": {"value": 0.71, "low": 0.68, "high": 0.75},
             "student_teacher_agreement": 0.87,
+            "teacher_digest": "ab" * 32,
+            "model_digest": "cd" * 32,
+            "front": "scattering",
+            "pixels": 64,
         },
     )
 

@@ -40,6 +40,9 @@ def test_the_card_says_what_the_files_say(facts, written_release):
         "| Success | 99.9 % interval | Bound |",
         "- gradient_retrieval, round 9: 3.5 % of 200 trials stay within the bound",
         "| Upload / reply / keys (once) | 0.3 MB / 90.1 kB / 35.0 MB |",
+        "This very model answers",
+        "Covered by: post-processing of the private release.",
+        "| ROC-AUC, with its 95 % interval | 0.860 (0.840 to 0.880) |",
     ):
         assert said in card
 
@@ -64,6 +67,19 @@ def test_without_differential_privacy_the_card_says_so(facts):
     assert "**Trained without differential privacy: the model carries no privacy guarantee.**" in card
     assert "e^ε" not in card and "Accountant" not in card
     assert "What the guarantee covers:\n\n- nothing\n" in card
+
+
+def test_the_card_says_whose_images_taught_the_encrypted_network(facts):
+    student = {"network": "student", "pixels": 112}
+    phantoms = student | {"data": "phantoms", "covered_by": "no guarantee, like its teacher", "covered": False}
+    hospitals = student | {"data": "hospitals", "covered_by": "hospitals, no guarantee", "covered": False}
+    danger, warning = "**may give away their patients**", "**No differential privacy covers what answers here.**"
+    of_phantoms, of_hospitals = card_of(facts, encryption=phantoms), card_of(facts, encryption=hospitals)
+    assert "on fresh phantoms, it sees 112 × 112 pixels. No patient's image taught it." in of_phantoms
+    assert "on fresh phantoms and then at the hospitals, it sees 112 × 112 pixels" in of_hospitals
+    assert danger in of_hospitals and danger not in of_phantoms and danger not in card_of(facts)
+    assert warning in of_hospitals and warning in of_phantoms and warning not in card_of(facts)
+    assert "Covered by: hospitals, no guarantee." in of_hospitals
 
 
 def test_without_secure_aggregation_the_card_says_so(facts):

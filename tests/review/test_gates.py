@@ -30,7 +30,14 @@ GOOD = {
     "evaluation": {"mcc": {"value": 0.7, "low": 0.62, "high": 0.75}, "model_digest": "ab12"},
     "comparison": {"enabled": False, "uncovered": []},
     "attack": {"verdict": "PASS", "model_digest": "ab12"},
-    "encryption": {"agreement": 1.0, "logit_error": 2e-4, "student_mcc": 0.65, "teacher_digest": "ab12"},
+    "encryption": {
+        "agreement": 1.0,
+        "logit_error": 2e-4,
+        "student_mcc": 0.65,
+        "teacher_digest": "ab12",
+        "data": "none",
+        "covered": True,
+    },
     "params": {"secure_aggregation": {"scheme": "masking"}},
 }
 
@@ -72,6 +79,8 @@ def test_good_facts_pass_every_gate(profile):
         ("federation.secure_aggregation", "none", "secure_aggregation"),
         ("federation.model_digest", "another", "trained_model"),
         ("encryption.teacher_digest", "another", "encrypted_model"),
+        ("encryption.covered", False, "encrypted_covered"),
+        ("encryption.covered", None, "encrypted_covered"),
         ("attack.verdict", "FAIL", "attacks"),
         ("attack.verdict", "INCONCLUSIVE", "attacks"),
         ("attack.verdict", None, "attacks"),
@@ -99,6 +108,14 @@ def test_only_clinical_asks_for_real_images_and_for_nothing_outside_the_budget()
     assert (missed("demo", uncovered), missed("clinical", uncovered)) == ([], ["privacy_covers_everything"])
     compared = changed("comparison.uncovered", ["test figures of every arm"])
     assert (missed("demo", compared), missed("clinical", compared)) == ([], ["comparison_covers_everything"])
+
+
+def test_clinical_refuses_a_student_that_was_taught_at_the_hospitals():
+    taught = changed("encryption.data", "hospitals")
+    taught["encryption"]["covered"] = False
+    assert missed("clinical", taught) == ["encrypted_covered", "encrypted_data"]
+    assert missed("clinical", changed("encryption.data", "hospitals")) == ["encrypted_data"]  # whatever it claims
+    assert missed("demo", changed("encryption.data", "phantoms")) == []
 
 
 def test_a_whole_section_that_is_missing_fails_its_gates_with_a_sentence():
