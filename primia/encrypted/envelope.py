@@ -137,9 +137,7 @@ def _has_field_three(content: bytes) -> bool:
         if tag & 7 != 2 or size == 0 or position + size > len(content):
             return False
         if tag >> 3 == 3:
-            return (
-                content[position : position + 2] == b"\x5e\xa1" or b"\x5e\xa1\x10" in content[position : position + 16]
-            )
+            return b"\x5e\xa1\x10" in content[position : position + 16]  # SEAL's header
         position += size
     return False
 

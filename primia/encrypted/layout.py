@@ -63,6 +63,11 @@ class Layout(BaseModel):
         """Number of values."""
         return self.channels * self.height * self.width
 
+    @property
+    def planes(self) -> int:
+        """Number of planes."""
+        return -(-self.channels // (self.gaps[0] * self.gaps[1])) if self.shared else self.channels * self.patch**2
+
     def ciphertexts(self, slots: int) -> int:
         """Ciphertexts of so many slots that the values take."""
         return max(1, self.period // slots)
@@ -88,38 +93,33 @@ class Layout(BaseModel):
 
 
 def spread_layouts(before: Layout, shape: tuple[int, int, int], stride: tuple[int, int], slots: int) -> list[Layout]:
-    """Layouts for what a map on a grid gives, that move little: with gaps, with shared gaps, and without any."""
+    """Layouts for what a map on a grid gives: a fresh grid, and those that move little, with gaps or shared gaps."""
     channels, height, width = shape
-    plane = padded(height * width)
-    plans = [
-        {"stride": plane, "pitch": width},  # a fresh grid
-        *_kept_grid(before, stride),
-    ]
+    fresh = Layout(channels=channels, height=height, width=width, stride=padded(height * width), pitch=width, period=1)
     layouts: list[Layout] = []
-    for plan in plans:
-        patch, (down, right) = plan.get("patch", 1), plan.get("gaps", (1, 1))
-        planes = -(-channels // (down * right)) if plan.get("shared") else channels * patch**2
-        if plan["stride"] > slots or slots % plan["stride"]:
+    for grid in (fresh, *_kept_grids(before, fresh, stride)):
+        if slots % grid.stride:
             continue
-        used = planes * plan["stride"]
+        used = grid.planes * grid.stride
         period = -(-used // slots) * slots if used > slots else max(padded(used), min(before.period, slots))
-        layout = Layout(channels=channels, height=height, width=width, period=period, **plan)
+        layout = grid.model_copy(update={"period": period})
         if layout not in layouts and layout.is_sound(slots):
             layouts.append(layout)
     return layouts
 
 
-def _kept_grid(before: Layout, stride: tuple[int, int]) -> list[dict]:  # type: ignore[type-arg]
-    grid = {"stride": before.stride, "pitch": before.pitch}
+def _kept_grids(before: Layout, fresh: Layout, stride: tuple[int, int]) -> list[Layout]:
+    """Results at the places of the input's grid where their windows begin."""
+    kept = fresh.model_copy(update={"stride": before.stride, "pitch": before.pitch})
+    down, right = stride
     if before.patch > 1:
-        finer = before.patch // stride[0] if stride[0] == stride[1] and before.patch % stride[0] == 0 else 0
-        if finer:
-            return [grid | {"patch": finer}]
-        if any(step % before.patch for step in stride):
+        if down == right and before.patch % down == 0:
+            return [kept.model_copy(update={"patch": before.patch // down})]
+        if down % before.patch or right % before.patch:
             return []
-        stride = (stride[0] // before.patch, stride[1] // before.patch)
-    gaps = (before.gaps[0] * stride[0], before.gaps[1] * stride[1])
-    return [grid | {"gaps": gaps}, grid | {"gaps": gaps, "shared": gaps != (1, 1)}]
+        down, right = down // before.patch, right // before.patch
+    gaps = (before.gaps[0] * down, before.gaps[1] * right)
+    return [kept.model_copy(update={"gaps": gaps, "shared": shared}) for shared in (False, gaps != (1, 1))]
 
 
 def laid_out(values: Floats, layout: Layout, slots: int) -> Floats:

@@ -64,17 +64,21 @@ class Parameters(_Public):
         return (len(self.galois_elements) + 1) * (one_key + 8192) + 2 * primes * self.degree * 8 + headers
 
 
-def parameters_for(*, degree: Literal[8192, 16384], levels: int, galois_elements: Iterable[int]) -> Parameters | None:
-    """The largest sensible scale at which `levels` multiplications fit a degree; None if none does."""
+def parameters_for(*, levels: int, rotations: Iterable[int], degree: Literal[8192, 16384] = 8192) -> Parameters | None:
+    """The largest sensible scale at which `levels` multiplications fit a degree; None if none does.
+
+    `rotations` are slot steps, positive or negative; keys are for these and for complex conjugation.
+    """
     scale = (MODULUS_BITS[degree] - HEADROOM_BITS - SPECIAL_BITS) // (levels + 2)
     if scale < SMALLEST_SCALE_BITS:
         return None
     scale = min(scale, LARGEST_SCALE_BITS)
+    elements = {pow(3, step % (degree // 2), 2 * degree) for step in rotations} | {2 * degree - 1}
     return Parameters(
         degree=degree,
         modulus_bits=(scale + HEADROOM_BITS, *[scale] * levels, scale + SPECIAL_BITS),
         scale_bits=scale,
-        galois_elements=tuple(sorted(set(galois_elements))),
+        galois_elements=tuple(sorted(elements)),
     )
 
 

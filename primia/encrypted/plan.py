@@ -17,7 +17,9 @@ from primia.errors import EncryptionError
 LARGEST_LOGIT = 100.0
 # Squaring x multiplies the rounding noise of about 1e-5 by 2|x|, and twice in a row: above, the answer gets vague.
 LARGEST_ACTIVATION_INPUT = 32.0
-MOST_ENCODED_BYTES = 2 << 30  # of all weights in a worker process, which is limited in memory
+# What a worker process, which is limited in memory, holds: all weights encoded, and one client's keys expanded.
+MOST_WEIGHT_BYTES = 2 << 30
+MOST_KEY_BYTES = 3 << 29
 Degree = Literal[8192, 16384]
 Profile = Literal["fast", "deep"]
 PROFILES: dict[Profile, Degree] = {"fast": 8192, "deep": 16384}
@@ -81,13 +83,12 @@ class Plan:
     def parameters(self) -> Parameters:
         """As many levels as the plan multiplies, and exactly the keys it uses: its rotations, and conjugation."""
         rotations = {step for packed in self.maps for step in packed.steps.rotations() | {*packed.diagonals.doublings}}
-        elements = {pow(3, step % self.slots, 2 * self.degree) for step in rotations} | {2 * self.degree - 1}
-        if len(elements) > MOST_GALOIS_KEYS:
+        if len(rotations) >= MOST_GALOIS_KEYS:
             raise EncryptionError(
-                f"The network needs {len(elements)} rotation keys, but a client uploads {MOST_GALOIS_KEYS} at most; "
+                f"The network needs {len(rotations)} rotation keys, but fewer than {MOST_GALOIS_KEYS} are allowed; "
                 "use smaller kernels or fewer channels."
             )
-        parameters = parameters_for(degree=self.degree, levels=levels(len(self.steps)), galois_elements=elements)
+        parameters = parameters_for(degree=self.degree, levels=levels(len(self.steps)), rotations=rotations)
         assert parameters is not None, "check() has accepted the plan"
         return parameters
 
@@ -152,11 +153,19 @@ class Plan:
             packed.diagonals.count * primes * self.degree * 8
             for packed, primes in zip(self.maps, self.primes, strict=True)
         ]
-        if sum(sizes) > MOST_ENCODED_BYTES:
+        if sum(sizes) > MOST_WEIGHT_BYTES:
             step = self.steps[int(np.argmax(sizes))]
             raise EncryptionError(
                 f"Layer {step.label} takes {max(sizes) / 2**30:.1f} GiB of encoded weights, more than a worker may "
                 "have; use fewer channels or hidden units, or patches."
+            )
+        chosen = self.parameters
+        primes = len(chosen.modulus_bits)
+        keys = (len(chosen.galois_elements) + 1) * 2 * (primes - 1) * primes * self.degree * 8
+        if keys > MOST_KEY_BYTES:
+            raise EncryptionError(
+                f"The network needs {len(chosen.galois_elements)} rotation keys, which take {keys / 2**30:.1f} GiB, "
+                "more than a worker may have for a client; use smaller kernels or fewer channels or activations."
             )
 
     @property
@@ -194,7 +203,7 @@ def levels(maps: int) -> int:
 def check_depth(labels: list[str], degree: Degree) -> None:
     """Refuse a chain of maps that is too long for a degree, naming the first that does not fit."""
     for number, label in enumerate(labels, 1):
-        if parameters_for(degree=degree, levels=levels(number), galois_elements=(3,)) is None:
+        if parameters_for(degree=degree, levels=levels(number), rotations=()) is None:
             deeper = "the profile deep, or " if degree < max(PROFILES.values()) else ""
             raise EncryptionError(
                 f"Layer {label} needs {levels(number)} multiplications in a row, which 128-bit security at "

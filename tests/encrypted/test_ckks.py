@@ -18,7 +18,7 @@ def slots_of(value: float) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def other() -> Scheme:
-    parameters = parameters_for(degree=8192, levels=3, galois_elements=(3, 16383))
+    parameters = parameters_for(levels=3, rotations=(1,))
     assert parameters is not None
     return Scheme(parameters)
 

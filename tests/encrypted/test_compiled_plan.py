@@ -91,11 +91,11 @@ def test_a_shallower_plan_gets_a_larger_scale() -> None:
 @pytest.mark.parametrize(("degree", "levels"), [(8192, 5), (16384, 14)])
 def test_parameters_of_every_depth_stay_within_the_standard(degree, levels) -> None:
     for depth in range(1, levels + 1):
-        parameters = parameters_for(degree=degree, levels=depth, galois_elements=(3,))
+        parameters = parameters_for(degree=degree, levels=depth, rotations=(1,))
         assert parameters is not None
         assert sum(parameters.modulus_bits) <= MODULUS_BITS[degree]
         assert parameters.levels == depth
-    assert parameters_for(degree=degree, levels=levels + 1, galois_elements=(3,)) is None
+    assert parameters_for(degree=degree, levels=levels + 1, rotations=(1,)) is None
 
 
 def test_keys_are_asked_for_exactly_what_is_used(small) -> None:
