@@ -11,11 +11,10 @@ from primia.config import Encryption
 from primia.errors import EncryptionError
 from primia.models.polynomial import PolynomialNetwork, shrink
 from primia.models.students import build_student
-from primia.training.augment import augmentation
+from primia.training.augment import CHANGED_COPIES, changed_copies
 from primia.training.distilled import GRADIENT_NORM, distillation_loss
 
 BATCH = 128
-CHANGED_COPIES = 3  # of each image; the teacher is asked about each copy, so a change never makes a wrong answer
 WEIGHT_DECAY = 1e-2
 WARM_UP = 0.1  # part of the steps in which the learning rate rises
 
@@ -51,12 +50,7 @@ def lessons_from(teacher_logits: Teacher, images: Tensor, *, seed: int) -> Lesso
             f"Distillation got {len(images)} image(s), but needs at least 2; raise encryption.phantom_patients."
         )
     mean, std = float(images.float().mean()), max(float(images.float().std()), 1e-6)
-    change = augmentation(pixels=images.shape[-1], seed=seed)
-    variants = [images.half()]
-    for _ in range(CHANGED_COPIES):
-        for batch in torch.split(images, BATCH):
-            variants.append((change((batch.float() - mean) / std) * std + mean).clamp(0.0, 1.0).half())
-    rows = torch.cat(variants)
+    rows = torch.cat([images.half(), changed_copies(images, mean=mean, std=std, seed=seed)])
     with torch.no_grad():
         logits = torch.cat([teacher_logits(batch).float() for batch in torch.split(rows, BATCH)])
     if not bool(torch.isfinite(logits).all()):

@@ -16,11 +16,10 @@ from primia.models.polynomial import PolynomialNetwork
 from primia.models.released import ReleasedModel
 from primia.models.students import build_student, fold_normalisation
 from primia.privacy.noise import NoiseSource
-from primia.training.augment import augmentation
+from primia.training.augment import changed_copies
 from primia.training.distilled import train_student
 from primia.training.objective import learning_rate_of
 
-CHANGED_COPIES = 3  # of each image, with `training.augment`; the teacher is asked about each copy
 _BATCH = 128
 
 
@@ -114,19 +113,12 @@ class StudentWork:
     def _taught(self) -> tuple[Tensor, Tensor]:
         """Inputs of the student, (rows, values), and the teacher's logits, (rows, classes); equal in every process."""
         if self._lessons is None:
-            teacher, images, change = self._teacher, self._train.images, None
+            teacher, images = self._teacher, self._train.images
             if self._plan.training.augment:
                 seed = local_seed(self._plan.training.seed, round=0, site=self._name)
-                change = augmentation(pixels=self._plan.pixels, seed=seed)
-            inputs, targets = [self._inputs(images)], [teacher.logits(images)]
-            for _ in range(0 if change is None else CHANGED_COPIES):
-                assert change is not None
-                for batch in torch.split(images, _BATCH):
-                    standardised = (batch.float() - teacher.mean) / teacher.std
-                    changed = (change(standardised) * teacher.std + teacher.mean).clamp(0.0, 1.0)
-                    inputs.append(self._inputs(changed))
-                    targets.append(teacher.logits(changed))
-            self._lessons = torch.cat(inputs), torch.cat(targets)
+                copies = changed_copies(images, mean=teacher.mean, std=teacher.std, seed=seed)
+                images = torch.cat([images.half(), copies])
+            self._lessons = self._inputs(images), teacher.logits(images)
         return self._lessons
 
     def _inputs(self, images: Tensor) -> Tensor:

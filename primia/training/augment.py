@@ -12,6 +12,8 @@ _SCALE = 0.07
 _SHIFT = 0.05  # of the image's side
 _CONTRAST = 0.1
 _BRIGHTNESS = 0.1  # of a standard deviation of the standardised image
+CHANGED_COPIES = 3  # of each image that a teacher is asked about: a change never makes a wrong answer
+_BATCH = 128
 
 
 def augmentation(*, pixels: int, seed: int) -> Callable[[Tensor], Tensor]:
@@ -52,6 +54,25 @@ def augmentation(*, pixels: int, seed: int) -> Callable[[Tensor], Tensor]:
             return torch.stack([change(image) for image in images])
 
     return augmented
+
+
+def changed_copies(images: Tensor, *, mean: float, std: float, seed: int) -> Tensor:
+    """Three changed copies of each image, for a teacher that is asked about all of them.
+
+    Args:
+        images: (n, 1, p, p) in [0, 1], of any float type.
+        mean: in the unit of which brightness changes.
+        std: in the unit of which brightness changes.
+        seed: see `augmentation`.
+
+    Returns:
+        (3 · n, 1, p, p) float16 in [0, 1]: all images once, then all of them again.
+    """
+    change, changed = augmentation(pixels=images.shape[-1], seed=seed), []
+    for _ in range(CHANGED_COPIES):
+        for batch in torch.split(images, _BATCH):
+            changed.append((change((batch.float() - mean) / std) * std + mean).clamp(0.0, 1.0).half())
+    return torch.cat(changed)
 
 
 @contextmanager

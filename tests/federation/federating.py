@@ -88,6 +88,7 @@ def parameters(repository, **changes):
         "privacy__site_population": 20,
         "privacy__local_steps": 1,
         "privacy__statistics_noise": 2.0,
+        "encryption__pixels": 16,
         **changes,
     }
     for key, value in settings.items():

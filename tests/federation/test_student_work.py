@@ -5,7 +5,7 @@ from federating import image_set
 
 from primia.errors import ConfigError, ProtocolError
 from primia.federation.plan import StudentPlan
-from primia.federation.student_work import CHANGED_COPIES, StudentWork, student_network
+from primia.federation.student_work import StudentWork, student_network
 from primia.federation.summed_changes import LARGEST_LOSS, LOSS_STEPS, weighted_loss
 from primia.federation.summed_validation import evaluate_values
 from primia.federation.weights import head_vector, vector_digest
@@ -13,6 +13,7 @@ from primia.federation.work import local_seed
 from primia.models.networks import build_network
 from primia.models.released import ReleasedModel
 from primia.privacy.noise import SystemNoise
+from primia.training.augment import CHANGED_COPIES
 from primia.training.distilled import train_student
 from primia.training.objective import learning_rate_of
 

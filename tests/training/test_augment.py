@@ -1,7 +1,7 @@
 import torch
 from monai.data import get_track_meta
 
-from primia.training.augment import augmentation
+from primia.training.augment import augmentation, changed_copies
 
 
 def test_an_image_is_moved_a_little_and_each_in_its_own_way():
@@ -53,3 +53,21 @@ def test_it_gives_plain_tensors_and_leaves_monai_as_it_was():
     assert type(moved) is torch.Tensor
     assert moved.dtype == torch.float32
     assert get_track_meta()
+
+
+def test_changed_copies_are_images_again_and_each_copy_is_another_one():
+    images = torch.rand(150, 1, 16, 16, generator=torch.Generator().manual_seed(0)).half()  # more than one batch
+    copies = changed_copies(images, mean=0.5, std=0.3, seed=4)
+    assert copies.shape == (450, 1, 16, 16)
+    assert copies.dtype == torch.float16
+    assert 0.0 <= copies.min() < copies.max() <= 1.0
+    assert (copies.view(3, 150, -1) - images.flatten(1)).abs().mean() > 0.05
+    assert not torch.equal(copies[:150], copies[150:300])
+    assert torch.equal(changed_copies(images, mean=0.5, std=0.3, seed=4), copies)
+
+
+def test_a_copy_is_changed_as_a_standardised_image_is():
+    images = torch.rand(5, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    copies = changed_copies(images, mean=0.5, std=0.3, seed=4)
+    expected = augmentation(pixels=16, seed=4)((images - 0.5) / 0.3) * 0.3 + 0.5
+    assert torch.equal(copies[:5], expected.clamp(0.0, 1.0).half())
