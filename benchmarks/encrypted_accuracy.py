@@ -36,7 +36,7 @@ from primia.evaluation import metrics
 
 NAMES = ("28", "64", "112", "224", "scattering", "scattering_private")
 PROCESSES = 2
-_AT_ONCE = 16  # images between two writes; keys are made anew for them
+_AT_ONCE = 52  # images between two writes; keys are made and weights encoded anew for them
 
 
 def answers_of(folder: Path, images: Path, kept: Path) -> tuple[Floats, Floats]:

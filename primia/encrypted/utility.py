@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from primia.encrypted.agreement import plaintext_logits
 from primia.encrypted.bundle import Bundle
@@ -28,7 +29,7 @@ def network_figures(
         student_teacher_agreement, the fraction of images with the released model's class; the digests of both, the
         front and the pixels of what the network sees.
     """
-    logits = np.concatenate([plaintext_logits(bundle, images) for images in test.images.split(_BATCH)])
+    logits = np.concatenate([plaintext_logits(bundle, images) for images in torch.split(test.images, _BATCH)])
     probabilities, labels = softmax(logits), test.labels.numpy()
     ends = bootstrap_intervals(
         probabilities, labels, test.patients.numpy(), resamples=settings.bootstrap, seed=settings.seed

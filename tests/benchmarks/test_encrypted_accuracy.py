@@ -26,7 +26,7 @@ def bundle_and_images(tmp_path: Path) -> tuple[Path, Path]:
     save_bundle(folder, make_bundle(network, classes=CLASSES, pipeline_pixels=16, teacher_digest="ab" * 32))
     names = tuple(map(str, range(COUNT)))
     labels = torch.tensor([0, 1, 2, 0, 1])
-    save_image_set(tmp_path / "test.safetensors", ImageSet(images, labels, labels, names, CLASSES, CLASSES))
+    save_image_set(tmp_path / "test.safetensors", ImageSet(images, labels, labels.clone(), names, CLASSES, CLASSES))
     return folder, tmp_path / "test.safetensors"
 
 
