@@ -39,15 +39,15 @@ import psutil
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from primia.diagnosis.service.release import Release
+from primia.diagnosis.service.run import run_service
+from primia.diagnosis.service.settings import ServiceSettings
+from primia.diagnosis.service.tokens import TOKENS_FILE, Tokens
+from primia.diagnosis.wire import SIGNATURE_HEADER, Answer, Enrolment, Question, decode, digest_of, encode, sign
 from primia.encrypted.bundle import Bundle, load_bundle, save_bundle
 from primia.encrypted.ckks import Scheme
 from primia.encrypted.inputs import answer_logits, image_slots
 from primia.encrypted.packing import Floats
-from primia.encrypted.service.release import Release
-from primia.encrypted.service.run import run_service
-from primia.encrypted.service.settings import ServiceSettings
-from primia.encrypted.service.tokens import TOKENS_FILE, Tokens
-from primia.encrypted.wire import SIGNATURE_HEADER, Answer, Enrolment, Question, decode, digest_of, encode, sign
 
 NAME = "benchmark"
 IMAGES = 6

@@ -14,8 +14,8 @@ import typer
 from primia.errors import EncryptionError
 
 if TYPE_CHECKING:
-    from primia.encrypted.client.client import Client
-    from primia.encrypted.client.diagnosis import Diagnosis
+    from primia.diagnosis.client.client import Client
+    from primia.diagnosis.client.diagnosis import Diagnosis
 
 DISCLAIMER = "Research software, not a medical device: no diagnosis may rest on this answer."
 DEFAULT_KEYS = Path(".state/keys")
@@ -61,7 +61,7 @@ def keygen(
     ] = False,
 ) -> None:
     """Make a secret key and the evaluation keys that fit the server's model."""
-    from primia.encrypted.client.client import Client
+    from primia.diagnosis.client.client import Client
 
     token = _given_token(token_file) or _asked("Token", variable="PRIMIA_TOKEN")
     phrase = os.environ.get("PRIMIA_PASSPHRASE")
@@ -148,8 +148,8 @@ def _explain(diagnosis: "Diagnosis") -> None:
 
 
 def _opened(keys: Path, *, server: str | None, token: str | None) -> "Client":
-    from primia.encrypted.client.client import Client
-    from primia.encrypted.client.keyring import needs_passphrase
+    from primia.diagnosis.client.client import Client
+    from primia.diagnosis.client.keyring import needs_passphrase
 
     phrase = None
     if needs_passphrase(keys):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from primia.encrypted.service.tokens import Tokens
+    from primia.diagnosis.service.tokens import Tokens
 
 app = typer.Typer(help="Who may ask the diagnosis service that runs here.")
 
@@ -53,6 +53,6 @@ def revoke(
 
 
 def _tokens(state: Path | None) -> "Tokens":
-    from primia.encrypted.service.tokens import TOKENS_FILE, Tokens
+    from primia.diagnosis.service.tokens import TOKENS_FILE, Tokens
 
     return Tokens((state or Path(os.environ.get("PRIMIA_STATE", ".state")) / "serving") / TOKENS_FILE)

@@ -14,8 +14,8 @@ def viewer(
     host: Annotated[str, typer.Option(help="127.0.0.1: the page is served to this machine only.")] = "127.0.0.1",
 ) -> None:
     """Serve the clinician's page: choose an image, diagnose it encrypted, see the answer."""
-    from primia.encrypted.client.keyring import needs_passphrase
-    from primia.encrypted.viewer.app import run_viewer
+    from primia.diagnosis.client.keyring import needs_passphrase
+    from primia.diagnosis.viewer.app import run_viewer
 
     passphrase = None
     if needs_passphrase(keys):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from primia.encrypted.service.release import Release
+from primia.diagnosis.service.release import Release
 from primia.errors import GateError
 from primia.files import folder_in_progress
 from tasks.approval import APPROVED_AT, CHAMPION, MARKS_TAG, approval_missing, files_digest

@@ -12,7 +12,7 @@ from primia.errors import ConfigError
 from tasks.environment import state_folder
 
 if TYPE_CHECKING:
-    from primia.encrypted.service.settings import ServiceSettings
+    from primia.diagnosis.service.settings import ServiceSettings
 
 # Below .state: the service's own files (tokens, identity, keys), the versions fetched from the registry, its log.
 FOLDER, APPROVED, EVENTS = "serving", "approved", "events.jsonl"
@@ -39,8 +39,8 @@ def serve_champion(
     # MLflow's own retries against a registry on another machine would take minutes; the service asks again anyway.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    from primia.encrypted.service.identity import load_or_make_identity
-    from primia.encrypted.service.run import run_service
+    from primia.diagnosis.service.identity import load_or_make_identity
+    from primia.diagnosis.service.run import run_service
     from tasks.releases import ChampionReleases
     from tasks.tracking import open_store
 
@@ -68,7 +68,7 @@ def settings_of(limits: Sequence[str]) -> "ServiceSettings":
     Raises:
         ConfigError: names the limit, and those there are.
     """
-    from primia.encrypted.service.settings import ServiceSettings
+    from primia.diagnosis.service.settings import ServiceSettings
 
     given: dict[str, Any] = {"log": str(state_folder() / FOLDER / EVENTS)}
     for pair in limits:

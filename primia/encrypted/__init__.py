@@ -1,1 +1,1 @@
-"""Diagnosis on encrypted images: the client keeps image, key and answer; the server keeps the model."""
+"""Networks on encrypted images: the compiler, and the engine that computes on ciphertexts it cannot read."""

@@ -23,7 +23,7 @@ from primia.seal import memory_file, saved
 
 _PARTS = ("public", "relinearisation", "galois")
 _ROOM = 128  # a secret key's bytes besides its polynomial
-_ALIKE = 1e-3  # far above rounding noise, far below what another key gives
+_ALIKE = 0.05  # a hundred times the rounding noise; another key gives values of any size
 _SENT_TOO_MUCH = (
     "The evaluation keys contain a secret key, which must never leave its owner; make new keys with keygen, and "
     "trust the old secret key no more."

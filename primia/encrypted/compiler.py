@@ -8,9 +8,8 @@ from primia.encrypted import costs
 from primia.encrypted.layout import Layout, padded, spread_layouts
 from primia.encrypted.lowering import Affine, lower
 from primia.encrypted.packing import Diagonals, Kind, Steps, diagonals_of
-from primia.encrypted.parameters import Packing
+from primia.encrypted.parameters import MOST_CIPHERTEXTS, Packing
 from primia.encrypted.plan import PROFILES, Degree, Plan, Profile, Step, check_depth
-from primia.encrypted.wire import MOST_CIPHERTEXTS
 from primia.errors import EncryptionError
 
 if TYPE_CHECKING:

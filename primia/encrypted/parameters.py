@@ -18,6 +18,7 @@ SMALLEST_SCALE_BITS = 26  # below, rounding noise reaches the answer
 LARGEST_SCALE_BITS = 34  # above, keys and questions grow; the flooding noise is larger than the error anyway
 MOST_GALOIS_KEYS = 512
 MOST_SLOTS = max(MODULUS_BITS) // 2
+MOST_CIPHERTEXTS = 256  # of a question
 
 
 class _Public(BaseModel):

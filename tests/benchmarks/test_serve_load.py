@@ -6,7 +6,19 @@ import pytest
 
 from benchmarks.serve_load import main
 
-KEYS = "requests clients lost wrong retried p50_s p95_s server_mb workers_mb machine requests_per_s".split()
+KEYS = [
+    "requests",
+    "clients",
+    "lost",
+    "wrong",
+    "retried",
+    "p50_s",
+    "p95_s",
+    "server_mb",
+    "workers_mb",
+    "machine",
+    "requests_per_s",
+]
 
 
 @pytest.mark.system

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from primia.diagnosis.service.release import Release
 from primia.encrypted.bundle import load_bundle
-from primia.encrypted.service.release import Release
 from primia.errors import GateError
 from tasks.approval import APPROVED_BY, APPROVED_DIGEST, APPROVED_REASON, CHAMPION
 from tasks.paths import ENCRYPTED

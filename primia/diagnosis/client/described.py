@@ -1,0 +1,68 @@
+"""A model as its server describes it: signed by the right key, by the name asked for, and within reason."""
+
+from pydantic import TypeAdapter, ValidationError
+
+from primia.diagnosis.client.connection import Connection
+from primia.diagnosis.wire import ModelDescription, ModelName, is_signed
+from primia.encrypted.parameters import MOST_CIPHERTEXTS, Specification
+from primia.errors import EncryptionError
+
+MOST_DESCRIPTION_BYTES = 1 << 20
+MOST_KEY_BYTES = 2 << 30  # no model is worth keys larger than that
+
+_NAME: TypeAdapter[str] = TypeAdapter(ModelName)
+
+
+def described(connection: Connection, name: str, *, identity: str | None) -> tuple[ModelDescription, int]:
+    """A model's description and its size; signed by `identity`, or, if None, by the key that it names itself."""
+    reply = connection.get(f"/models/{name}", most=MOST_DESCRIPTION_BYTES)
+    try:
+        description = ModelDescription.model_validate_json(reply.body)
+    except ValidationError:
+        raise EncryptionError(
+            f"{connection.url} gave no valid description of a model; "
+            "ask who runs it whether it is a primia diagnosis server of this version."
+        ) from None
+    if identity is not None and description.identity != identity:
+        raise EncryptionError(
+            f"THE SERVER AT {connection.url} IS NOT THE ONE THAT WAS PINNED: it signs as {description.identity}, "
+            f"not {identity}; send it nothing, and ask its operator whether its identity was changed."
+        )
+    if not is_signed(description.identity, ModelDescription, reply.body, reply.signature):
+        raise EncryptionError(
+            f"The description of the model does not carry the signature of {connection.url}, so it may have been "
+            "changed on the way; ask again, and tell the server's operator if it stays so."
+        )
+    if description.name != name:
+        raise EncryptionError(f"{connection.url} describes another model than {name}, which was asked for; ask again.")
+    _check_bounds(description.specification)
+    return description, len(reply.body)
+
+
+def _check_bounds(said: Specification) -> None:
+    """A signature says who speaks, not that it is sane: what is described must not fill this machine's memory."""
+    most_values = MOST_CIPHERTEXTS * said.parameters.slots
+    if said.ciphertexts > MOST_CIPHERTEXTS or said.packing.values > most_values:
+        raise EncryptionError("The server describes a model larger than this client encrypts images for; check both.")
+    if said.parameters.most_key_bytes > MOST_KEY_BYTES:
+        raise EncryptionError(
+            f"The server's model asks for keys of {said.parameters.most_key_bytes >> 20} MiB; use one that needs less."
+        )
+
+
+def model_name(name: str) -> str:
+    """A name that a model can have, or `EncryptionError`."""
+    try:
+        return _NAME.validate_python(name)
+    except ValidationError:
+        raise EncryptionError(
+            "The model's name is none: it has at most 32 small letters, digits, - and _; correct it (--model)."
+        ) from None
+
+
+def public_key(fingerprint: str) -> str:
+    """The public key that a person copied, with or without colons, as 64 small hexadecimal digits."""
+    digits = fingerprint.replace(":", "").replace(" ", "").lower()
+    if len(digits) != 64 or not set(digits) <= set("0123456789abcdef"):
+        raise EncryptionError("The fingerprint is none: it has 64 hexadecimal digits; copy it again as a whole.")
+    return digits
