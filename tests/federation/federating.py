@@ -66,6 +66,7 @@ def parameters(repository, **changes):
     raw = load_params(repository / "params.yaml").model_dump(mode="json")
     settings = {
         "preprocess__pixels": 16,
+        "encryption__pixels": 16,
         "preprocess__hospitals": list(NAMES),
         "model__architecture": "convnet",
         "model__seed": 1,

@@ -30,7 +30,9 @@ def test_what_is_never_written_out_has_the_norms_and_the_sum_of_what_would_be(t,
         factored.weighted_sum(scales).double(), shares.sum(dim=0), atol=1e-5 * size.max().sqrt().item()
     )
     kept = torch.tensor([True, False, True])
-    assert torch.equal(factored.only(kept).squared_norms(scales[kept]), found[kept])
+    # Not bit for bit: some processors round a batched product otherwise when the batch has another size.
+    again, limit = factored.only(kept).squared_norms(scales[kept]), 4e-6 * size[kept]
+    assert ((again - found[kept]).abs() <= limit).all()
 
 
 @given(numbers=st.integers(1, 40), seed=st.integers(0, 2**31))
