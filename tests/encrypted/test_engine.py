@@ -65,7 +65,7 @@ def test_three_convolutions_run_at_the_deep_profile(build, export) -> None:
 def test_an_answer_holds_the_logits_and_nothing_half_summed(small) -> None:
     slots = small.engine.scheme.decrypt(small.engine.evaluate([small.fresh], small.keys), small.secret)
     expected = small.network(small.network.inputs(small.image[None]))[0].detach().numpy()
-    np.testing.assert_allclose(slots, np.tile(np.append(expected, 0.0), 1024), atol=8 * FLOOD)
+    np.testing.assert_allclose(slots, np.tile(np.append(expected, 0.0), 1024), atol=15 * FLOOD)
 
 
 def test_a_question_with_several_images_gets_one_answer(build, export) -> None:
@@ -80,8 +80,8 @@ def test_a_question_with_several_images_gets_one_answer(build, export) -> None:
     answer = engine.scheme.load_answer(engine.evaluate([engine.scheme.encrypt(crafted, secret)], keys))
     slots = decrypted_complex(engine, answer, secret)
     average = network(torch.tensor(images.mean(axis=0, keepdims=True)).float())[0].detach().numpy()
-    np.testing.assert_allclose(slots.real, np.tile(np.append(average, 0.0), 1024), atol=8 * FLOOD)
-    assert np.abs(slots.imag).max() < 8 * FLOOD
+    np.testing.assert_allclose(slots.real, np.tile(np.append(average, 0.0), 1024), atol=15 * FLOOD)
+    assert np.abs(slots.imag).max() < 15 * FLOOD
 
 
 def decrypted_complex(engine, ciphertext, secret) -> np.ndarray:
