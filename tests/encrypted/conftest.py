@@ -1,5 +1,5 @@
 """The small exported network, for this folder's tests."""
 
-from small_network import export, make_network, small
+from small_network import build, export, make_network, small
 
-__all__ = ["export", "make_network", "small"]
+__all__ = ["build", "export", "make_network", "small"]
