@@ -41,14 +41,14 @@ from primia.encrypted.agreement import encrypted_agreement
 from primia.encrypted.bundle import Bundle, load_bundle, make_bundle, save_bundle
 from primia.encrypted.engine import Engine
 from primia.encrypted.inputs import image_slots, image_values
-from primia.models.polynomial import PolynomialNetwork, Quadratic, dense_network
+from primia.models.polynomial import PolynomialNetwork
 from primia.models.scattering import CHANNELS, STRIDE
+from primia.models.students import build_student
 
 CLASSES = ("normal", "bacterial", "viral")
 NAMES = ("28", "64", "112", "224", "scattering")
 PIPELINE_PIXELS = 224
 SCATTERING_PIXELS = 112
-HIDDEN, PATCH = 64, 8
 SCALED = "112"
 TENSEAL = "28"
 TENSEAL_IMAGES = 2  # of half a minute each
@@ -56,9 +56,7 @@ TENSEAL_IMAGES = 2  # of half a minute each
 
 def network_of(name: str, images: Tensor, *, seed: int) -> PolynomialNetwork:
     """A network with random weights, and with the statistics and ranges of `images` (n, 1, p, p)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = _untrained(name)
+    network = _untrained(name, seed=seed)
     network.mean.copy_(images.float().mean())
     network.std.copy_(images.float().std())
     for layer in network.body:
@@ -72,26 +70,14 @@ def network_of(name: str, images: Tensor, *, seed: int) -> PolynomialNetwork:
     return network
 
 
-def _untrained(name: str) -> PolynomialNetwork:
-    if name == "scattering":
-        side = SCATTERING_PIXELS // STRIDE
+def _untrained(name: str, *, seed: int) -> PolynomialNetwork:
+    if name != "scattering":
+        return build_student(pixels=int(name), classes=len(CLASSES), seed=seed)
+    side = SCATTERING_PIXELS // STRIDE
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         body = nn.Sequential(nn.Flatten(), nn.Linear(CHANNELS * side**2, len(CLASSES)))
-        return PolynomialNetwork(body, shape=(CHANNELS, side, side), front="scattering")
-    pixels = int(name)
-    if pixels <= 64:
-        return dense_network(pixels, HIDDEN, len(CLASSES))
-    channels = 32 if pixels <= 128 else 16
-    body = nn.Sequential(
-        nn.Conv2d(1, channels, PATCH, stride=PATCH),
-        nn.BatchNorm2d(channels),
-        Quadratic(),
-        nn.Flatten(),
-        nn.Linear(channels * (pixels // PATCH) ** 2, HIDDEN),
-        nn.BatchNorm1d(HIDDEN),
-        Quadratic(),
-        nn.Linear(HIDDEN, len(CLASSES)),
-    )
-    return PolynomialNetwork(body, shape=(1, pixels, pixels), patch=PATCH)
+    return PolynomialNetwork(body, shape=(CHANNELS, side, side), front="scattering")
 
 
 def phantoms(count: int, pixels: int, *, seed: int) -> Tensor:
