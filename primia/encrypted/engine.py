@@ -15,10 +15,10 @@ from primia.encrypted.packing import Floats, PackedMap
 from primia.encrypted.plan import Plan
 from primia.errors import EncryptionError
 
-# Standard deviation of the noise added to every logit. CKKS' own rounding noise, about 5e-4 here, depends on the weights
-# and is blurred by it, not hidden: that would take noise many bits larger, hence a larger N. The flood slows the
-# extraction of weights from answers down; it does not prevent it. Larger noise would decide between classes that are
-# nearly as likely.
+# Standard deviation of the noise added to every logit. CKKS' own rounding noise, about 5e-4 here, depends on the
+# weights and is blurred by it, not hidden: that would take noise many bits larger, hence a larger N. The flood slows
+# the extraction of weights from answers down; it does not prevent it. Larger noise would decide between classes that
+# are nearly as likely.
 FLOOD = 5e-4
 
 
