@@ -1,7 +1,6 @@
 """Promotion: the decision of a person, with a name and a reason, after the gates were checked once more."""
 
 import tempfile
-import time
 from pathlib import Path
 
 from prefect import task
@@ -9,17 +8,9 @@ from prefect.cache_policies import NO_CACHE
 
 from primia.config import Params
 from primia.errors import GateError
-from tasks.approval import (
-    APPROVED_AT,
-    APPROVED_BY,
-    APPROVED_DIGEST,
-    APPROVED_REASON,
-    CHAMPION,
-    MARKS_TAG,
-    PROFILE_TAG,
-    files_digest,
-)
+from tasks.approval import MARKS_TAG, PROFILE_TAG, files_digest
 from tasks.registry import gates_of
+from tasks.signed_approval import approve
 from tasks.tracking import FILES, FILES_TAG, open_store
 
 
@@ -29,7 +20,7 @@ def promote_version(params: Params, *, version: int, name: str, reason: str) -> 
     """Move champion to a version whose own files pass the gates of its profile.
 
     Raises:
-        GateError: no name or reason, no such version, changed files, or a gate that does not hold.
+        GateError: no name or reason, no such version, changed files, a gate that does not hold, an unusable key.
     """
     from mlflow.exceptions import MlflowException
 
@@ -51,15 +42,7 @@ def promote_version(params: Params, *, version: int, name: str, reason: str) -> 
         missed = [result.reason for result in gates_of(root, profile) if not result.passed]
     if missed:
         raise GateError(f"Version {version} of {model} does not pass its gates: {'; '.join(missed)}.")
-    approved = {
-        APPROVED_BY: name.strip(),
-        APPROVED_DIGEST: found.tags[FILES_TAG],
-        APPROVED_REASON: reason.strip(),
-        APPROVED_AT: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    for key, value in approved.items():
-        client.set_model_version_tag(model, str(version), key, value)
-    client.set_registered_model_alias(model, CHAMPION, str(version))
+    approve(client, found, name=name.strip(), reason=reason.strip())
     marks = f" It is marked: {found.tags[MARKS_TAG]}." if MARKS_TAG in found.tags else ""
     print(
         f"Version {version} of {model} is the champion (profile {profile}), approved by {name.strip()}.{marks}\n"
