@@ -17,6 +17,7 @@ from tasks.paths import ENCRYPTED, RAW, SUBSTANCE
 from tasks.signed_approval import approve
 from tasks.tracking import FILES, FILES_TAG
 
+ROOT = Path(__file__).parent.parent.parent
 _NUMBERS = itertools.count(1)
 
 
@@ -61,7 +62,7 @@ class Desk:
         save_bundle(files / ENCRYPTED, self.bundle)
         (files / RAW).mkdir(parents=True)
         (files / RAW / "source.json").write_text("{}")
-        (files / "params.yaml").write_text("{}")
+        shutil.copy(ROOT / "params.yaml", files / "params.yaml")
         run = self.client.create_run(self.client.get_experiment_by_name("primia").experiment_id)
         self.client.log_artifacts(run.info.run_id, str(files), artifact_path=FILES)
         version = self.client.create_model_version(self.model, run.info.artifact_uri, run.info.run_id).version
