@@ -1,26 +1,23 @@
 """Promotion: the decision of a person, with a name and a reason, after the gates were checked once more."""
 
 import tempfile
-import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from primia.config import Params
+from primia.config import Params, load_params
 from primia.errors import GateError
-from tasks.approval import (
-    APPROVED_AT,
-    APPROVED_BY,
-    APPROVED_DIGEST,
-    APPROVED_REASON,
-    CHAMPION,
-    MARKS_TAG,
-    PROFILE_TAG,
-    files_digest,
-)
+from primia.review.gates import load_profile
+from tasks.approval import MARKS_TAG, PROFILE_TAG, files_digest
+from tasks.paths import GATES
 from tasks.registry import gates_of
+from tasks.signed_approval import approve
 from tasks.tracking import FILES, FILES_TAG, open_store
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 
 # Never retried: a decision is taken once.
@@ -29,7 +26,7 @@ def promote_version(params: Params, *, version: int, name: str, reason: str) -> 
     """Move champion to a version whose own files pass the gates of its profile.
 
     Raises:
-        GateError: no name or reason, no such version, changed files, or a gate that does not hold.
+        GateError: no name or reason, no such version, changed files, a gate that does not hold, an unusable key.
     """
     from mlflow.exceptions import MlflowException
 
@@ -47,21 +44,26 @@ def promote_version(params: Params, *, version: int, name: str, reason: str) -> 
                 f"The files of version {version} are not those that were registered; "
                 "find out who changed them, and register the model anew."
             )
-        profile = found.tags[PROFILE_TAG]
+        profile = _profile_of(found, root)
         missed = [result.reason for result in gates_of(root, profile) if not result.passed]
     if missed:
         raise GateError(f"Version {version} of {model} does not pass its gates: {'; '.join(missed)}.")
-    approved = {
-        APPROVED_BY: name.strip(),
-        APPROVED_DIGEST: found.tags[FILES_TAG],
-        APPROVED_REASON: reason.strip(),
-        APPROVED_AT: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    for key, value in approved.items():
-        client.set_model_version_tag(model, str(version), key, value)
-    client.set_registered_model_alias(model, CHAMPION, str(version))
+    approve(client, found, name=name.strip(), reason=reason.strip())
     marks = f" It is marked: {found.tags[MARKS_TAG]}." if MARKS_TAG in found.tags else ""
     print(
         f"Version {version} of {model} is the champion (profile {profile}), approved by {name.strip()}.{marks}\n"
         "A running diagnosis service answers with it within seconds; clients ask for the model again by themselves."
     )
+
+
+def _profile_of(version: "ModelVersion", root: Path) -> str:
+    """The profile that a version was registered for, by its own params.yaml: tags are anybody's to write."""
+    profile = load_params(root / "params.yaml").registry.profile
+    marks = load_profile(GATES, profile).marks
+    if version.tags.get(PROFILE_TAG) != profile or not version.tags.get(MARKS_TAG, "").startswith(marks or ""):
+        raise GateError(
+            f"Version {version.version} of {version.name} must have the tag {PROFILE_TAG} {profile}"
+            f"{f' and a tag {MARKS_TAG} that begins with {marks}' if marks else ''}, as it was registered; "
+            "find out who changed its tags, and register the model anew."
+        )
+    return profile

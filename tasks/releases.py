@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from primia.diagnosis.service.release import Release
 from primia.errors import GateError
 from primia.files import folder_in_progress
-from tasks.approval import APPROVED_AT, CHAMPION, MARKS_TAG, approval_missing, files_digest
+from tasks.approval import APPROVED_SIGNATURE, CHAMPION, MARKS_TAG, files_digest
 from tasks.paths import ENCRYPTED
+from tasks.signed_approval import approval_missing
 from tasks.tracking import FILES, FILES_TAG
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ class ChampionReleases:
         missing = approval_missing(version)
         if missing:
             return None, missing
-        # A changed file stays refused without fetching it every few seconds; a new approval looks again.
-        look_at = (str(version.version), version.tags[FILES_TAG], version.tags.get(APPROVED_AT))
+        # A changed file stays refused without fetching it every few seconds; a new approval looks again. The signature
+        # stands for all that was approved, so none of it (marks, files) can change while what was taken up is kept.
+        look_at = (str(version.version), version.tags[APPROVED_SIGNATURE])
         if look_at != self._looked_at:
             self._result = self._taken_up(version)
             self._looked_at = look_at

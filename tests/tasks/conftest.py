@@ -12,10 +12,12 @@ import torch
 
 from primia.encrypted.bundle import Bundle, make_bundle, save_bundle
 from primia.models.polynomial import PolynomialNetwork, dense_network
-from tasks.approval import APPROVED_AT, APPROVED_BY, APPROVED_DIGEST, APPROVED_REASON, CHAMPION, MARKS_TAG, files_digest
+from tasks.approval import MARKS_TAG, PROFILE_TAG, files_digest
 from tasks.paths import ENCRYPTED, RAW, SUBSTANCE
+from tasks.signed_approval import approve
 from tasks.tracking import FILES, FILES_TAG
 
+ROOT = Path(__file__).parent.parent.parent
 _NUMBERS = itertools.count(1)
 
 
@@ -60,22 +62,18 @@ class Desk:
         save_bundle(files / ENCRYPTED, self.bundle)
         (files / RAW).mkdir(parents=True)
         (files / RAW / "source.json").write_text("{}")
-        (files / "params.yaml").write_text("{}")
+        shutil.copy(ROOT / "params.yaml", files / "params.yaml")
         run = self.client.create_run(self.client.get_experiment_by_name("primia").experiment_id)
         self.client.log_artifacts(run.info.run_id, str(files), artifact_path=FILES)
         version = self.client.create_model_version(self.model, run.info.artifact_uri, run.info.run_id).version
-        self.tag(version, **{FILES_TAG: files_digest(files)}, **({MARKS_TAG: marks} if marks else {}))
+        tags = {FILES_TAG: files_digest(files), PROFILE_TAG: "demo"}
+        self.tag(version, **tags, **({MARKS_TAG: marks} if marks else {}))
         return str(version)
 
     def promote(self, version: str) -> None:
-        """What `tasks.promotion` writes once the gates hold."""
-        digest = self.client.get_model_version(self.model, version).tags[FILES_TAG]
-        at = f"2026-01-01T00:00:{next(_NUMBERS):02}Z"
-        self.tag(
-            version,
-            **{APPROVED_BY: "A. Reviewer", APPROVED_REASON: "a test", APPROVED_DIGEST: digest, APPROVED_AT: at},
-        )
-        self.client.set_registered_model_alias(self.model, CHAMPION, version)
+        """What `tasks.promotion` does once the gates hold."""
+        found = self.client.get_model_version(self.model, version)
+        approve(self.client, found, name="A. Reviewer", reason="a test")
 
     def tag(self, version: str, **tags: str) -> None:
         for key, value in tags.items():

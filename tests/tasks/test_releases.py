@@ -9,7 +9,15 @@ import pytest
 from primia.diagnosis.service.release import Release
 from primia.encrypted.bundle import load_bundle
 from primia.errors import GateError
-from tasks.approval import APPROVED_BY, APPROVED_DIGEST, APPROVED_REASON, CHAMPION
+from tasks.approval import (
+    APPROVED_AT,
+    APPROVED_BY,
+    APPROVED_DIGEST,
+    APPROVED_REASON,
+    APPROVED_SIGNATURE,
+    CHAMPION,
+    PROFILE_TAG,
+)
 from tasks.paths import ENCRYPTED
 from tasks.releases import ChampionReleases
 from tasks.tracking import FILES_TAG
@@ -78,7 +86,9 @@ def test_an_alias_that_is_taken_away_ends_the_release_until_it_comes_back(desk, 
     assert len(told) == 3
 
 
-@pytest.mark.parametrize("tag", [APPROVED_BY, APPROVED_REASON, APPROVED_DIGEST, FILES_TAG])
+@pytest.mark.parametrize(
+    "tag", [APPROVED_BY, APPROVED_REASON, APPROVED_AT, APPROVED_DIGEST, APPROVED_SIGNATURE, FILES_TAG, PROFILE_TAG]
+)
 def test_a_version_that_loses_a_tag_of_its_approval_is_no_longer_served(desk, releases, tag) -> None:
     version = desk.register()
     desk.promote(version)
