@@ -7,6 +7,7 @@ diagnosis.
 """
 
 import hashlib
+import itertools
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgpack
@@ -19,6 +20,7 @@ from primia.errors import EncryptionError
 
 SIGNATURE_HEADER = "primia-signature"
 CLOCK_S = 300  # by how much the clocks of client and server may differ
+_MOST_CONTAINERS = 2  # the fields, and the list of a question's ciphertexts
 
 PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Time = Annotated[int, Field(ge=0, lt=2**40)]  # seconds since 1970, UTC
@@ -86,9 +88,27 @@ def decode(kind: type[M], body: bytes) -> M:
     Raises:
         EncryptionError: it is no message of this kind; nothing of its content is repeated.
     """
+    containers = itertools.count(1)
+
+    def counted(container: Any) -> Any:
+        # Checked while they are read: a body of many empty containers would otherwise take seventy times its size.
+        inner = container.values() if isinstance(container, dict) else container
+        if next(containers) > _MOST_CONTAINERS or any(isinstance(each, dict) for each in inner):
+            raise ValueError
+        if isinstance(container, list) and not all(isinstance(each, bytes) for each in container):
+            raise ValueError
+        return container
+
     try:
         fields: Any = msgpack.unpackb(
-            body, strict_map_key=True, max_map_len=16, max_array_len=MOST_CIPHERTEXTS, max_str_len=256, max_ext_len=0
+            body,
+            object_hook=counted,
+            list_hook=counted,
+            strict_map_key=True,
+            max_map_len=16,
+            max_array_len=MOST_CIPHERTEXTS,
+            max_str_len=256,
+            max_ext_len=0,
         )
         return kind.model_validate(fields)
     except ValidationError as error:

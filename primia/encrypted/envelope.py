@@ -105,9 +105,9 @@ def are_keys(members: bytes, degree: int, primes: int, indices: Sequence[int]) -
 
 def has_random_halves(members: bytes, degree: int, primes: int) -> bool:
     """Whether both polynomials of an unseeded public key look drawn at random: hardly any zero, hardly any twice."""
-    words = np.frombuffer(members, dtype="<u8", offset=_CIPHERTEXT.size + 24)
-    if len(words) != 2 * primes * degree:
+    if len(members) != ciphertext_bytes(degree, primes):  # a seeded one is shorter, by no whole number of words
         return False
+    words = np.frombuffer(members, dtype="<u8", offset=_CIPHERTEXT.size + 24)
     return all(len(np.unique(residues)) > 0.99 * degree for residues in words.reshape(-1, degree))
 
 

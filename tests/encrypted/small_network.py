@@ -1,5 +1,6 @@
 """A small exported network with real keys, made once for the folder's tests."""
 
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from primia.encrypted.bundle import Bundle, make_bundle
 from primia.encrypted.ckks import EvaluationKeys
 from primia.encrypted.engine import Engine
+from primia.encrypted.envelope import repacked, unpacked
 from primia.encrypted.plan import Profile
 from primia.models.polynomial import PolynomialNetwork, dense_network
 
@@ -58,6 +60,17 @@ def bundle_of(network: PolynomialNetwork, classes: tuple[str, ...] = CLASSES, pr
     return make_bundle(
         network, classes=classes, pipeline_pixels=2 * network.pixels, teacher_digest=TEACHER, profile=profile
     )
+
+
+def seeded(public: bytes) -> bytes:
+    """A public key of the small network whose second half is a seed: SEAL reads such ciphertexts, too."""
+    members, words, start = unpacked(public, 1 << 24, "it"), 7 * 8192, 73
+
+    def header(size: int) -> bytes:
+        return struct.pack("<HBBBBHQ", 0xA15E, 16, 4, 3, 0, 0, size)
+
+    half = header(24 + 8 * words) + struct.pack("<Q", words) + members[start + 24 : start + 24 + 8 * words]
+    return repacked(members[:start] + half + header(81) + b"\x01" + b"s" * 64)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tenseal as ts
 import tenseal.sealapi as seal
+from small_network import seeded
 
 from primia.encrypted import envelope
 from primia.encrypted.ckks import Scheme
@@ -129,6 +130,12 @@ def test_a_public_key_that_would_not_blur_the_answer_is_refused(small) -> None:
         zeroed[len(members) - words + start : len(members) - words + end] = bytes(end - start)
         with pytest.raises(EncryptionError, match="a public key that encrypts nothing"):
             scheme.load_keys(msgpack.packb(parts | {"public": envelope.repacked(bytes(zeroed))}))
+
+
+def test_a_public_key_whose_second_half_is_a_seed_is_refused(small) -> None:
+    parts = msgpack.unpackb(small.key_bytes)
+    with pytest.raises(EncryptionError, match="a public key that encrypts nothing"):
+        small.engine.scheme.load_keys(msgpack.packb(parts | {"public": seeded(parts["public"])}))
 
 
 def test_evaluation_keys_know_their_owner(small) -> None:

@@ -93,6 +93,7 @@ class Edge:
             return  # asked for every few seconds
         self._events.write(
             "request",
+            anonymous=record.client is None,
             client=record.client,
             route=route,
             status=record.status,

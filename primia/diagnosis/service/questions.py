@@ -44,13 +44,14 @@ class Desk:
         Raises:
             Refusal: the message, its signature, its time or the keys are not right, or there is no room for them.
         """
+        # Counted first: reading millions of bytes that turn out to be nothing costs the service as much.
+        await asyncio.to_thread(self._usage.take_enrolment, token.id, most=self._settings.daily_enrolments)
         message, digest = await asyncio.to_thread(_read_enrolment, body, signature)
         self._check_time(message.time)
         if message.parameters != served.specification.parameters.digest():
             raise Refusal(
                 422, "The keys were made for other encryption parameters; ask for the model and make keys for it."
             )
-        await asyncio.to_thread(self._usage.take_enrolment, token.id, most=self._settings.daily_enrolments)
         label = {"identity": message.identity, "parameters": message.parameters}
         known = self._keys.find(token.id, digest)
         if known is not None and known.parameters == message.parameters:

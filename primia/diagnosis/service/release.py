@@ -44,9 +44,9 @@ class Served:
 class Releases:
     """Follows `ask`: the release that is approved now, or None.
 
-    A new version is loaded beside the old one and takes its place when its workers are ready; requests that run finish
-    on the old one. When `ask` raises or hangs, the last release is served for `grace_s` more. A version that cannot be
-    loaded takes the old one out of service, too: that one is no longer the approved one.
+    A new version is loaded beside the old one and takes its place when its workers are ready. Requests that run finish
+    on the old one, which gets no new ones: it is no longer the approved one. When `ask` raises or hangs, the last
+    release is served for `grace_s` more. A version that cannot be loaded takes the old one out of service, too.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Releases:
             raise Refusal(404, "No model of this name is approved here; ask who runs the service.")
         if broken:
             raise Refusal(503, "The approved model cannot be loaded; tell who runs the service.", retry_after=60)
-        if served is None or (name is not None and name != served.release.name):
+        if served is None or (wanted is not None and not _is_same_version(served.release, wanted)):
             raise Refusal(503, "The model is being loaded; ask again in a moment.", retry_after=5)
         return served
 
@@ -164,11 +164,7 @@ class Releases:
     def _described_anew(self, wanted: Release) -> Served | None:
         """The same version with other marks needs no new workers."""
         old = self._served
-        if old is None or (old.release.name, old.release.version, old.release.folder) != (
-            wanted.name,
-            wanted.version,
-            wanted.folder,
-        ):
+        if old is None or not _is_same_version(old.release, wanted):
             return None
         self._served = self._described(wanted, old.specification, old.pool, old.folder)
         return self._served
@@ -223,3 +219,8 @@ class Releases:
         thread = threading.Thread(target=finish, daemon=True)
         thread.start()
         self._retiring = [*(t for t in self._retiring if t.is_alive()), thread]
+
+
+def _is_same_version(one: Release, other: Release) -> bool:
+    """Whether two releases differ in their marks at most."""
+    return (one.name, one.version, one.folder) == (other.name, other.version, other.folder)

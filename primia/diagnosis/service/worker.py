@@ -48,6 +48,8 @@ class Worker:
             return {"refused": str(error)}
         except MemoryError:
             return {"refused": "The request needs more memory than a worker may use; send what this model asks for."}
+        except Exception:  # hostile bytes found a case nobody thought of: it costs its sender an answer, not a worker
+            return {"refused": "The content cannot be used; make keys and question anew with this version of primia."}
         return {"answer": answer, "seconds": time.perf_counter() - started}
 
     def _keys_at(self, path: Path) -> EvaluationKeys:

@@ -1,5 +1,6 @@
 """The service's end of one worker: its process, its pipe, and a time limit on every answer."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from primia.diagnosis.service.settings import ServiceSettings
 from primia.errors import EncryptionError
 
 _MOST_REPLY = 64 << 20  # bytes; an answer is one ciphertext
+_LAST_S = 5.0  # for a process whose pipe is closed already
 
 
 class WorkerDied(Exception):
@@ -101,6 +103,12 @@ class WorkerProcess:
         self._process.kill()
         self._process.wait()
 
+    def _end(self) -> None:
+        """See a process out whose pipe is broken: it is ending by itself, and how tells more than our SIGKILL."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LAST_S)
+        self.kill()
+
     def _exchange(self, payload: bytes | None, *, within_s: float) -> dict[str, Any]:
         hung = threading.Event()
 
@@ -115,7 +123,11 @@ class WorkerProcess:
             if payload is not None:
                 self._pipe.send_bytes(payload)
             said = msgpack.unpackb(self._pipe.recv_bytes(_MOST_REPLY), max_bin_len=_MOST_REPLY)
-        except (OSError, EOFError, ValueError, msgpack.UnpackException) as error:
+        except (OSError, EOFError) as error:
+            how = WorkerHung if hung.is_set() else WorkerDied
+            self._end()
+            raise how from error
+        except (ValueError, msgpack.UnpackException) as error:
             self.kill()
             raise (WorkerHung if hung.is_set() else WorkerDied) from error
         finally:

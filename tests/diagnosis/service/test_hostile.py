@@ -10,6 +10,7 @@ import pytest
 import tenseal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from diagnosing import NAME, Clinic, Registry, answer_on, refusal, running, sentence, wait_until
+from small_network import seeded
 
 from primia.diagnosis.wire import Enrolment, Question, digest_of, sign
 from primia.encrypted.ckks import Scheme
@@ -83,6 +84,12 @@ def test_a_context_with_the_secret_key_inside_is_refused(clinic, service) -> Non
     said = refusal(clinic.enrol(keys=context.serialize(save_secret_key=True)), 422)
     assert "keys" in said
     assert service.metric("primia_keys_kept") == kept
+
+
+def test_a_public_key_that_is_half_a_seed_ends_no_worker(clinic, small) -> None:
+    parts = msgpack.unpackb(small.key_bytes)
+    keys = msgpack.packb(parts | {"public": seeded(parts["public"])})
+    assert "a public key that encrypts nothing" in refusal(clinic.enrol(keys=keys), 422)
 
 
 def test_keys_that_were_refused_leave_no_file(service, clinic) -> None:

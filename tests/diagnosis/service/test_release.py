@@ -1,11 +1,13 @@
 """What is served follows what is approved, while the service runs."""
 
+import contextlib
 import dataclasses
 import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 from diagnosing import NAME, Clinic, Registry, description_of, refusal, running, wait_until
 
@@ -58,6 +60,43 @@ def test_a_request_that_runs_finishes_on_the_version_it_asked(clinic, release_of
         os.kill(pid, signal.SIGCONT)
         assert asked.result()
     assert pid not in service.worker_pids()
+
+
+def new_worker(known: set[int]) -> psutil.Process:
+    """The first worker of a version that is being loaded, stopped before it is ready."""
+    new: list[psutil.Process] = []
+
+    def found() -> bool:
+        new[:] = [child for child in psutil.Process().children() if child.pid not in known]
+        return bool(new)
+
+    wait_until(found, "no new worker was started")
+    new[0].suspend()
+    return new[0]
+
+
+def test_while_a_new_version_is_loaded_the_old_one_gets_no_new_questions(clinic, release_of, other) -> None:
+    service = clinic.service
+    (pid,) = service.worker_pids()
+    known = {child.pid for child in psutil.Process().children()}
+    os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(clinic.is_answered_rightly)
+        wait_until(lambda: service.metric("primia_workers_busy") == 1, "the request did not begin")
+        service.registry.release = release_of(other, "2")
+        loading = new_worker(known)
+        try:
+            for answer in (clinic.ask(), clinic.get(f"/models/{NAME}"), clinic.enrol()):
+                assert "is being loaded" in refusal(answer, 503)
+                assert int(answer.headers["retry-after"]) >= 1
+            assert service.serves(None)
+            os.kill(pid, signal.SIGCONT)
+            assert asked.result()  # on the old version, while the new one is still being loaded
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+            loading.resume()
+    wait_until(lambda: service.serves("2"), "the new version was not loaded")
 
 
 def test_a_revoked_model_is_gone_and_may_come_back(clinic) -> None:
