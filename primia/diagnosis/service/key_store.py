@@ -125,9 +125,14 @@ class KeyStore:
         del self._coming[client, digest]
         _remove(self._folder / client / digest)
 
-    def relabel(self, client: str, digest: str, *, identity: str) -> None:
-        """Known keys, enrolled again under another identity of the same client."""
+    def relabel(self, client: str, digest: str, *, identity: str) -> bool:
+        """Known keys, enrolled again under another identity of the same client; False when they went meanwhile."""
+        if (client, digest) not in self._stored:
+            if (client, digest) not in self._coming:
+                _remove(self._folder / client / digest)  # the label was written after the keys had gone
+            return False
         self._stored[client, digest] = replace(self._stored[client, digest], identity=identity, used=self._clock())
+        return True
 
     def sweep(self, valid: Collection[str] | None = None) -> None:
         """Forget keys that expired, and those of clients that are no longer `valid`."""

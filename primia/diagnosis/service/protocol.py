@@ -5,6 +5,7 @@ one address may hold.
 """
 
 import asyncio
+import ipaddress
 from collections import Counter
 from typing import Any, ClassVar
 
@@ -16,16 +17,31 @@ from primia.diagnosis.service.refusals import UNREADABLE, body_of
 from primia.diagnosis.service.settings import ServiceSettings
 
 HANDSHAKE_S = 10.0
+GOODBYE_S = 1.0  # for a client to read a refusal and to close TLS
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """An event loop whose servers give a TLS handshake `HANDSHAKE_S` instead of a minute."""
+    """An event loop whose servers give a TLS handshake `HANDSHAKE_S` instead of a minute, and its end `GOODBYE_S`."""
 
     async def create_server(self, *arguments: Any, **options: Any) -> asyncio.Server:
         """As in asyncio."""
         if options.get("ssl") is not None:
             options["ssl_handshake_timeout"] = HANDSHAKE_S
+            options["ssl_shutdown_timeout"] = GOODBYE_S
         return await super().create_server(*arguments, **options)
+
+
+def network_of(address: str) -> str:
+    """What counts as one address: of IPv6 the first 64 bits, as whoever has one of them has them all."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def limited_protocol(settings: ServiceSettings) -> type[H11Protocol]:
@@ -47,8 +63,8 @@ def limited_protocol(settings: ServiceSettings) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            address = self.client[0] if self.client else "local"
-            if len(self.connections) > settings.connections:
+            address = network_of(self.client[0]) if self.client else "local"
+            if self.addresses.total() >= settings.connections:  # those refused just now do not count
                 self._refuse(503, "The service has as many connections as it can hold; come back in a moment.")
             elif self.addresses[address] >= settings.connections_per_address:
                 self._refuse(429, "This address has as many connections as it may have; close some of them.")
@@ -106,5 +122,6 @@ def limited_protocol(settings: ServiceSettings) -> type[H11Protocol]:
                 ):
                     self.transport.write(self.conn.send(event) or b"")
             self.transport.close()
+            self.loop.call_later(GOODBYE_S, self.transport.abort)  # also when nobody reads the answer
 
     return LimitedProtocol

@@ -57,7 +57,8 @@ class Desk:
         if known is not None and known.parameters == message.parameters:
             if known.identity != message.identity:
                 await asyncio.to_thread(self._keys.label, known.path, **label)
-                self._keys.relabel(token.id, digest, identity=message.identity)
+                if not self._keys.relabel(token.id, digest, identity=message.identity):
+                    raise Refusal(503, "These keys were pushed out by newer ones; enrol them again.", retry_after=1)
             return digest
         path = self._keys.reserve(token.id, digest, len(message.keys))
         try:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import ipaddress
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -41,6 +42,7 @@ def run_service(
             taken, or another service uses `state`.
     """
     _check_tls(host, certificate, private_key)
+    _allow_open_files()
     with _alone(state), _listening(host, port) as listening:
         app = create_app(releases, state=state, settings=settings)
         server = uvicorn.Server(server_config(app, settings, certificate=certificate, private_key=private_key))
@@ -89,6 +91,12 @@ def _check_tls(host: str, certificate: Path | None, private_key: Path | None) ->
             f"{certificate} and {private_key} are no certificate and its private key in PEM, without a passphrase; "
             "name those that belong together."
         ) from error
+
+
+def _allow_open_files() -> None:
+    """As many as this process may have: connections in a TLS handshake are counted by nobody before it ends."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _no_password() -> str:

@@ -53,7 +53,8 @@ class WorkerProcess:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # a trace could tell of what clients sent
                 # threads of a BLAS would reserve address space, and SEAL uses none
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+                env=_environment()
+                | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
                 | {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
             )
         self._pipe = Connection(ours.detach())
@@ -136,6 +137,12 @@ class WorkerProcess:
             self.kill()
             raise WorkerDied
         return said
+
+
+def _environment() -> dict[str, str]:
+    """What Python needs, and no password or key that the service was started with."""
+    kept = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "TZ", "LD_LIBRARY_PATH")
+    return {name: value for name, value in os.environ.items() if name in kept or name.startswith("LC_")}
 
 
 def _how(code: int) -> str:

@@ -232,3 +232,16 @@ def test_a_client_has_a_limited_number_of_uploads_at_once(service, clinic) -> No
         assert "at once" in refusal(answer, 429)
         assert int(answer.headers["retry-after"]) >= 1
     wait_until(lambda: clinic.ask(keys="0" * 64).status_code == 404, "the places were not given back")
+
+
+def test_connections_that_were_refused_take_no_place_of_others(small, release_of, tmp_path) -> None:
+    limits = {"connections_per_address": 4, "connections": 8}
+    with running(tmp_path, Registry(release_of(small.bundle)), **limits) as service, contextlib.ExitStack() as stack:
+        service.http.close()
+        for _ in range(20):  # none of them reads what it is told, or closes
+            stack.enter_context(socket.create_connection(service.address, timeout=200))
+        elsewhere = stack.enter_context(
+            socket.create_connection(service.address, timeout=200, source_address=("127.0.0.2", 0))
+        )
+        elsewhere.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert answer_on(elsewhere)[0] == 200

@@ -132,3 +132,17 @@ def test_a_disk_that_takes_no_keys_is_said(store) -> None:
         store.write(store._folder / "missing" / "deeper" / "x", b"keys")
     assert caught.value.status == 503
     assert str(store._folder) not in str(caught.value)
+
+
+def test_keys_that_went_while_their_label_was_written_do_not_come_back(store, tmp_path, clock) -> None:
+    path = store.find("a", digest := add(store, "a", b"keys")).path
+    for content in (b"newer", b"newest"):
+        clock.now += 1
+        add(store, "a", content)
+    store.label(path, identity="3" * 64, parameters=LABEL["parameters"])
+    assert not store.relabel("a", digest, identity="3" * 64)
+    assert store.find("a", digest) is None
+    assert not [each for each in (tmp_path / "keys" / "a").iterdir() if each.name.startswith(digest)]
+    kept = hashlib.sha256(b"newest").hexdigest()
+    assert store.relabel("a", kept, identity="3" * 64)
+    assert store.find("a", kept).identity == "3" * 64

@@ -1,5 +1,9 @@
 """What a worker does with what nobody thought of, and what its end says."""
 
+import contextlib
+import os
+
+import psutil
 import pytest
 
 from primia.diagnosis.service.settings import ServiceSettings
@@ -26,3 +30,14 @@ def test_a_worker_that_ends_by_itself_says_how(small, tmp_path) -> None:
         worker._exchange(b"\xc1", within_s=300.0)  # no job: its loop ends with an error
     assert worker.ended() == "exit status 1"
     worker.close()
+
+
+@pytest.mark.system
+def test_a_worker_is_given_no_password_of_the_services(small, tmp_path, monkeypatch) -> None:
+    for name in ("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "PRIMIA_TOKEN"):
+        monkeypatch.setenv(name, "hunter2")
+    save_bundle(tmp_path / "bundle", small.bundle)
+    with contextlib.closing(WorkerProcess(tmp_path / "bundle", ServiceSettings())) as worker:
+        environment = psutil.Process(worker.pid).environ()
+    assert "hunter2" not in environment.values()
+    assert environment["PATH"] == os.environ["PATH"]
