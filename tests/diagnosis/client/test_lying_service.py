@@ -189,14 +189,14 @@ def test_a_description_that_is_none_is_refused(small, service, client, content) 
 @pytest.mark.parametrize(
     ("packing", "match"),
     [
-        ({"channels": 4096, "height": 4096, "width": 4096}, "larger than this client encrypts"),
+        ({"channels": 4096, "height": 4096, "width": 4096}, "gave no valid description"),
         ({"channels": 1, "height": 4096, "width": 4096}, "larger than this client encrypts"),
         ({"channels": 1, "height": 64, "width": 64, "stride": 1}, "gave no valid description"),
     ],
 )
 def test_a_described_packing_that_would_fill_the_memory_is_refused(small, service, client, packing, match) -> None:
     said = small.bundle.specification
-    huge = said.model_copy(update={"packing": said.packing.model_copy(update=packing)})
+    huge = said.model_copy(update={"packing": said.packing.model_copy(update=packing), "pipeline_pixels": 4096})
     service.lie = lambda route, body, honest: service.described(specification=huge)
     refused(small, client, match=match)
 
