@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from primia.errors import EncryptionError
 
+# They are shown at a terminal, and each is a key of the diagnosis.
+ClassName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,-][A-Za-z0-9 _.,-]{0,63}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 # Largest sum of the moduli's bits at 128-bit security, by degree (HomomorphicEncryption.org standard, 2018).
@@ -142,7 +144,7 @@ class Specification(_Public):
     """
 
     parameters: Parameters
-    classes: tuple[str, ...] = Field(min_length=2, max_length=MOST_SLOTS)
+    classes: tuple[ClassName, ...] = Field(min_length=2, max_length=MOST_SLOTS)
     pipeline_pixels: int = Field(ge=1, le=4096)
     front: Literal["shrink", "scattering"]
     mean: float = Field(ge=0.0, le=1.0, allow_inf_nan=False)
@@ -153,6 +155,8 @@ class Specification(_Public):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("a class is named twice")
         if max(self.packing.stride or 1, len(self.classes)) > self.parameters.slots:
             raise ValueError("a plane or the answer takes more slots than a ciphertext has")
         if not self._fits_front():
