@@ -49,7 +49,7 @@ class Reply:
 
 
 class Connection:
-    """Requests to `url`, with a token, one after the other.
+    """Requests to `url`, one after the other; with the token only once `authorise` was called.
 
     Plain http is for this machine only. Certificates are checked against `authority` (PEM) or the system's. Proxies of
     the environment are used for https alone, where they carry what they cannot read.
@@ -70,8 +70,9 @@ class Connection:
             verify=verify,
             trust_env=secure and not is_loopback(self.url),
             follow_redirects=False,
-            headers={"authorization": f"Bearer {token}", "accept-encoding": "identity", "user-agent": "primia"},
+            headers={"accept-encoding": "identity", "user-agent": "primia"},
         )
+        self._token = token
         self._sockets: list[socket.socket] = []
         self._expired = threading.Event()
 
@@ -82,6 +83,10 @@ class Connection:
         self._http.close()
         for line in self._sockets:
             line.close()
+
+    def authorise(self) -> None:
+        """Send the token from now on: the server has shown who it is."""
+        self._http.headers["authorization"] = f"Bearer {self._token}"
 
     def get(self, path: str, *, most: int) -> Reply:
         """Ask for at most `most` bytes; errors as in `post`."""
