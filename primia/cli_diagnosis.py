@@ -117,7 +117,7 @@ def diagnose(
     else:
         width = max(map(len, diagnosis.probabilities))
         for name, probability in diagnosis.probabilities.items():
-            typer.echo(f"{name:<{width}} {probability:7.1%}")
+            typer.echo(f"{_printable(name):<{width}} {probability:7.1%}")
     if explain:
         _explain(diagnosis)
     typer.echo(f"{DISCLAIMER} {_marks(diagnosis)}", err=True)

@@ -24,6 +24,7 @@ _MOST_CONTAINERS = 2  # the fields, and the list of a question's ciphertexts
 
 PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Time = Annotated[int, Field(ge=0, lt=2**40)]  # seconds since 1970, UTC
+Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 
 
@@ -61,7 +62,15 @@ class Answer(_Message):
 
     question: Digest
     model: Digest
+    description: Digest  # SHA-256 of the description's body now: version and marks belong to the answer
     ciphertext: bytes
+
+
+class IdentityProof(_Message):
+    """GET /identity?nonce=..., as JSON, for all: by it a client knows the service before it sends its token."""
+
+    identity: PublicKey
+    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 
 
 class ModelDescription(_Message):
@@ -140,6 +149,25 @@ def is_signed(public: str, kind: type[_Message], body: bytes, signature: str | N
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def sign_identity(private: Ed25519PrivateKey, nonce: str) -> str:
+    """What GET /identity answers to a client's fresh nonce (32 hexadecimal digits): who holds the key now."""
+    return private.sign(_identity_statement(nonce)).hex()
+
+
+def is_identity(public: str, nonce: str, signature: str) -> bool:
+    """Whether `signature` proves that who answered the nonce holds the key of `public`."""
+    try:
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
+        key.verify(bytes.fromhex(signature), _identity_statement(nonce))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _identity_statement(nonce: str) -> bytes:
+    return b"primia diagnosis 1\0Identity\0" + nonce.encode()
 
 
 def _statement(kind: type[_Message], body: bytes) -> bytes:

@@ -90,17 +90,24 @@ def make_bundle(
         raise EncryptionError(
             f"The network tells {outputs} classes apart, but {len(classes)} were named; name one class per output."
         )
-    unsigned = Specification(
-        parameters=plan.parameters,
-        classes=tuple(classes),
-        pipeline_pixels=pipeline_pixels,
-        front=network.front,
-        mean=float(network.mean),
-        std=float(network.std),
-        packing=packing_of(network, degree=plan.degree),
-        model_digest="0" * 64,
-        teacher_digest=teacher_digest,
-    )
+    try:
+        unsigned = Specification(
+            parameters=plan.parameters,
+            classes=tuple(classes),
+            pipeline_pixels=pipeline_pixels,
+            front=network.front,
+            mean=float(network.mean),
+            std=float(network.std),
+            packing=packing_of(network, degree=plan.degree),
+            model_digest="0" * 64,
+            teacher_digest=teacher_digest,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise EncryptionError(
+            f"The network cannot be served ({key}: {first['msg']}); export one that `Specification` describes."
+        ) from error
     return Bundle(plan=plan, specification=unsigned.model_copy(update={"model_digest": _digest(plan, unsigned)}))
 
 

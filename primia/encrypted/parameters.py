@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from primia.errors import EncryptionError
 
+# They are shown at a terminal, and each is a key of the diagnosis.
+ClassName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,-][A-Za-z0-9 _.,-]{0,63}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 # Largest sum of the moduli's bits at 128-bit security, by degree (HomomorphicEncryption.org standard, 2018).
@@ -19,6 +21,10 @@ LARGEST_SCALE_BITS = 34  # above, keys and questions grow; the flooding noise is
 MOST_GALOIS_KEYS = 512
 MOST_SLOTS = max(MODULUS_BITS) // 2
 MOST_CIPHERTEXTS = 256  # of a question
+# Whether an image can be encrypted must not depend on the image: who asks and who gives up would tell of it.
+SMALLEST_STD, LARGEST_STD = 1e-3, 10.0
+VALUE_BITS = 10  # pixels in [0, 1], less a mean in [0, 1], over a std from 2^-10; scattered values are smaller
+SCATTERED_CHANNELS, SCATTERING_STRIDE, SMALLEST_SCATTERED = 217, 8, 16
 
 
 class _Public(BaseModel):
@@ -133,25 +139,39 @@ class Specification(_Public):
 
     pipeline_pixels: side of the image that preprocessing gives. front: what the client computes in the clear, without
     learned weights: `shrink` (by area, to the size of the packing, then standardise) or `scattering` (standardise,
-    then scatter). mean, std: of that standardisation. packing: how the front's values lie in the slots. The answer
-    repeats the logits, padded to a power of two, over all slots.
+    then scatter). mean, std: of that standardisation, of pixels in [0, 1]. packing: how the front's values lie in the
+    slots. The answer repeats the logits, padded to a power of two, over all slots.
     """
 
     parameters: Parameters
-    classes: tuple[str, ...] = Field(min_length=2, max_length=MOST_SLOTS)
+    classes: tuple[ClassName, ...] = Field(min_length=2, max_length=MOST_SLOTS)
     pipeline_pixels: int = Field(ge=1, le=4096)
     front: Literal["shrink", "scattering"]
-    mean: float = Field(allow_inf_nan=False)
-    std: float = Field(gt=0.0, allow_inf_nan=False)
+    mean: float = Field(ge=0.0, le=1.0, allow_inf_nan=False)
+    std: float = Field(ge=SMALLEST_STD, le=LARGEST_STD, allow_inf_nan=False)
     packing: Packing
     model_digest: Digest
     teacher_digest: Digest
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("a class is named twice")
         if max(self.packing.stride or 1, len(self.classes)) > self.parameters.slots:
             raise ValueError("a plane or the answer takes more slots than a ciphertext has")
+        if not self._fits_front():
+            raise ValueError("the packing's shape is none that the front makes of an image of these pixels")
+        # Coefficients are no larger than the largest value; half of the two bits to spare is for primes below 2^bits.
+        if self.parameters.scale_bits + VALUE_BITS + 2 > sum(self.parameters.modulus_bits[:-1]):
+            raise ValueError("the first modulus does not hold every image at this scale")
         return self
+
+    def _fits_front(self) -> bool:
+        shape, pixels = (self.packing.channels, self.packing.height, self.packing.width), self.pipeline_pixels
+        if self.front == "scattering":
+            side, rest = divmod(pixels, SCATTERING_STRIDE)
+            return pixels >= SMALLEST_SCATTERED and rest == 0 and shape == (SCATTERED_CHANNELS, side, side)
+        return shape == (1, shape[1], shape[1]) and shape[1] <= pixels
 
     @property
     def ciphertexts(self) -> int:

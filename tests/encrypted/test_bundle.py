@@ -96,7 +96,7 @@ def test_a_changed_step_is_refused(folder, change, said) -> None:
         ("classes", ["viral", "bacterial", "normal"], "changed after export"),
         ("mean", 0.4, "changed after export"),
         ("teacher_digest", "cd" * 32, "changed after export"),
-        ("front", "scattering", "changed after export"),
+        ("front", "scattering", "damaged"),
         ("packing", {"channels": 1, "height": 9, "width": 9, "patch": 1, "stride": None}, "changed after export"),
         ("packing", {"channels": 1, "height": 8, "width": 8, "patch": 3, "stride": 64}, "damaged"),
         ("std", 0.0, "damaged"),

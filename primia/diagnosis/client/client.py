@@ -1,13 +1,15 @@
 """The diagnosing client: holder of the secret key, the image and the answer."""
 
+import contextlib
 import hmac
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from primia.diagnosis.client.connection import Connection, Reply, ServerRefusal
-from primia.diagnosis.client.described import described, model_name, public_key
+from primia.diagnosis.client.described import Described, described, introduced, model_name, public_key
 from primia.diagnosis.client.diagnosis import Diagnosis, OnStep, Steps, server_seconds, softmax
 from primia.diagnosis.client.keyring import Keyring, Server, checked_token, refuse_existing
 from primia.diagnosis.client.picture import picture
@@ -78,8 +80,8 @@ class Client:
             Connection(server, token=checked_token(token), authority=ca) as connection,
             steps.step("ask") as sized,
         ):
-            description, sized.bytes = described(connection, name, identity=expected)
-            url = connection.url
+            heard = described(connection, name, identity=introduced(connection, expected))
+            description, sized.bytes, url = heard.description, heard.bytes, connection.url
         with steps.step("generate") as sized:
             Keyring.create(
                 folder,
@@ -120,7 +122,7 @@ class Client:
     def describe(self, model: str | None = None) -> ModelDescription:
         """What the server says of a model, its signature checked."""
         with self._connection() as connection:
-            return self._described(connection, model)
+            return self._described(connection, model).description
 
     def enrol(self) -> str:
         """Upload the evaluation keys; returns the name under which the server keeps them."""
@@ -144,35 +146,45 @@ class Client:
         """
         steps = Steps(on_step)
         with self._connection() as connection:
-            description = self._described(connection, model)
-            ciphertexts = self._encrypted(image, description.specification, steps)
+            heard = self._described(connection, model)
+            ciphertexts = self._encrypted(image, heard.description.specification, steps)
             try:
-                reply = self._asked(connection, description, ciphertexts, steps)
+                reply = self._asked(connection, heard.description, ciphertexts, steps)
             except ServerRefusal as refusal:
                 if refusal.status not in (_UNKNOWN, _CONFLICT):
                     raise
-                before, description = description, self._described(connection, model)  # a model withdrawn ends here
-                if description.specification != before.specification:
-                    ciphertexts = self._encrypted(image, description.specification, steps)
+                before, heard = heard, self._described(connection, model)  # a model withdrawn ends here
+                if heard.description.specification != before.description.specification:
+                    ciphertexts = self._encrypted(image, heard.description.specification, steps)
                 elif refusal.status == _CONFLICT:
                     raise
                 if refusal.status == _UNKNOWN:
                     self._enrol(connection, steps)
-                reply = self._asked(connection, description, ciphertexts, steps)
-        return self._read(reply, description, steps)
+                reply = self._asked(connection, heard.description, ciphertexts, steps)
+            answer = self._checked(reply, heard.description.specification)
+            if answer.description != heard.digest:  # other marks, perhaps: what is shown must be what holds now
+                before, heard = heard, self._described(connection, model)
+                unchanged = heard.description.specification == before.description.specification
+                if answer.description != heard.digest or not unchanged:
+                    raise EncryptionError("The answer is under another description than the model's; ask again.")
+        return self._read(reply, answer, heard.description, steps)
 
-    def _connection(self) -> Connection:
-        return Connection(self._url, token=self._token, authority=self._ring.authority)
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        """A server that has proven the pinned identity; one that does not is not sent the token."""
+        with Connection(self._url, token=self._token, authority=self._ring.authority) as connection:
+            introduced(connection, self._ring.server.identity)
+            yield connection
 
-    def _described(self, connection: Connection, model: str | None) -> ModelDescription:
+    def _described(self, connection: Connection, model: str | None) -> Described:
         name = model_name(model or self._ring.server.model)
-        description, _ = described(connection, name, identity=self._ring.server.identity)
-        if description.specification.parameters != self._ring.scheme.parameters:
+        heard = described(connection, name, identity=self._ring.server.identity)
+        if heard.description.specification.parameters != self._ring.scheme.parameters:
             raise EncryptionError(
                 f"The server's model uses other encryption parameters than the keys in {self.folder}; "
                 "run keygen for this server into a new folder."
             )
-        return description
+        return heard
 
     def _encrypted(self, image: "Path | Tensor", said: Specification, steps: Steps) -> list[bytes]:
         with steps.step("preprocess") as sized:
@@ -228,9 +240,8 @@ class Client:
         body = encode(message)
         return body, sign(self._ring.identity, type(message), body)
 
-    def _read(self, reply: Reply, description: ModelDescription, steps: Steps) -> Diagnosis:
-        """Check who answered what, and only then decrypt."""
-        said = description.specification
+    def _checked(self, reply: Reply, said: Specification) -> Answer:
+        """Check who answered what; nothing is decrypted before."""
         if not is_signed(self._ring.server.identity, Answer, reply.body, reply.signature):
             raise EncryptionError(
                 "The answer does not carry the server's signature, so it may have been changed on the way; "
@@ -241,6 +252,10 @@ class Client:
             raise EncryptionError("The answer is to another question than the one asked; ask again.")
         if answer.model != said.model_digest:
             raise EncryptionError("The answer is of another model than the one asked; ask again.")
+        return answer
+
+    def _read(self, reply: Reply, answer: Answer, description: ModelDescription, steps: Steps) -> Diagnosis:
+        said = description.specification
         computed = min(server_seconds(reply.timing), reply.seconds)
         steps.done("send", seconds=reply.seconds - computed, size=reply.sent_bytes)
         steps.done("compute", seconds=computed, size=len(reply.body))

@@ -4,7 +4,9 @@ import contextlib
 import ipaddress
 import json
 import re
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +19,8 @@ from primia.diagnosis.wire import SIGNATURE_HEADER, digest_of
 from primia.errors import EncryptionError
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0, read=180.0)  # seconds without a byte; an evaluation may wait for a place
-DEADLINE_S = 300.0  # for a whole answer, however steadily it drips
+DEADLINE_S = 300.0  # for a whole exchange, however steadily it drips, and besides what its upload may take
+SLOWEST_UPLOAD = 100_000  # bytes a second
 MOST_WAIT_S = 30.0
 MOST_REFUSAL_BYTES = 65536
 _LONGEST_SENTENCE = 400
@@ -46,7 +49,7 @@ class Reply:
 
 
 class Connection:
-    """Requests to `url` with a token, one after the other.
+    """Requests to `url`, one after the other; with the token only once `authorise` was called.
 
     Plain http is for this machine only. Certificates are checked against `authority` (PEM) or the system's. Proxies of
     the environment are used for https alone, where they carry what they cannot read.
@@ -67,14 +70,23 @@ class Connection:
             verify=verify,
             trust_env=secure and not is_loopback(self.url),
             follow_redirects=False,
-            headers={"authorization": f"Bearer {token}", "accept-encoding": "identity", "user-agent": "primia"},
+            headers={"accept-encoding": "identity", "user-agent": "primia"},
         )
+        self._token = token
+        self._sockets: list[socket.socket] = []
+        self._expired = threading.Event()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._http.close()
+        for line in self._sockets:
+            line.close()
+
+    def authorise(self) -> None:
+        """Send the token from now on: the server has shown who it is."""
+        self._http.headers["authorization"] = f"Bearer {self._token}"
 
     def get(self, path: str, *, most: int) -> Reply:
         """Ask for at most `most` bytes; errors as in `post`."""
@@ -123,7 +135,10 @@ class Connection:
         started = time.perf_counter()
         with (
             self._in_one_sentence(),
-            self._http.stream(method, self.url + path, content=pieces, headers=headers) as answer,
+            self._in_time(DEADLINE_S + len(body) / SLOWEST_UPLOAD),
+            self._http.stream(
+                method, self.url + path, content=pieces, headers=headers, extensions={"trace": self._note_socket}
+            ) as answer,
         ):
             if answer.is_redirect:
                 raise EncryptionError(
@@ -147,7 +162,6 @@ class Connection:
             raise EncryptionError(
                 f"{self.url} compressed its answer, which was not asked for; give the server's own address."
             )
-        deadline = time.monotonic() + DEADLINE_S
         content = bytearray()
         for chunk in answer.iter_raw():
             content += chunk
@@ -155,9 +169,34 @@ class Connection:
                 raise EncryptionError(
                     f"{self.url} answers with more than the {most} bytes an answer can have; check the address."
                 )
-            if time.monotonic() > deadline:
-                raise EncryptionError(f"{self.url} did not finish its answer in {DEADLINE_S:.0f} s; ask again later.")
         return bytes(content)
+
+    @contextlib.contextmanager
+    def _in_time(self, seconds: float) -> Iterator[None]:
+        """Shut the line when the time is over: timeouts of httpx are for one byte, and headers may drip, too."""
+        self._expired.clear()
+        timer = threading.Timer(seconds, self._give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            if self._expired.is_set():
+                raise EncryptionError(f"{self.url} did not finish its answer in {seconds:.0f} s; ask again later.")
+
+    def _note_socket(self, event: str, details: dict[str, Any]) -> None:
+        """Keep a second handle of each connection, as httpcore does not tell of it before the headers have come."""
+        if event == "connection.connect_tcp.complete":
+            self._sockets.append(details["return_value"].get_extra_info("socket").dup())
+            if self._expired.is_set():
+                self._give_up()
+
+    def _give_up(self) -> None:
+        self._expired.set()
+        for line in list(self._sockets):
+            with contextlib.suppress(OSError):  # it has ended already
+                line.shutdown(socket.SHUT_RDWR)
 
     @contextlib.contextmanager
     def _in_one_sentence(self) -> Iterator[None]:

@@ -1,9 +1,12 @@
 """A model as its server describes it: signed by the right key, by the name asked for, and within reason."""
 
+import secrets
+from dataclasses import dataclass
+
 from pydantic import TypeAdapter, ValidationError
 
 from primia.diagnosis.client.connection import Connection
-from primia.diagnosis.wire import ModelDescription, ModelName, is_signed
+from primia.diagnosis.wire import IdentityProof, ModelDescription, ModelName, digest_of, is_identity, is_signed
 from primia.encrypted.parameters import MOST_CIPHERTEXTS, Specification
 from primia.errors import EncryptionError
 
@@ -13,8 +16,46 @@ MOST_KEY_BYTES = 2 << 30  # no model is worth keys larger than that
 _NAME: TypeAdapter[str] = TypeAdapter(ModelName)
 
 
-def described(connection: Connection, name: str, *, identity: str | None) -> tuple[ModelDescription, int]:
-    """A model's description and its size; signed by `identity`, or, if None, by the key that it names itself."""
+@dataclass(frozen=True)
+class Described:
+    """A model's description, with the SHA-256 and the size of the body it came in."""
+
+    description: ModelDescription
+    digest: str
+    bytes: int
+
+
+def introduced(connection: Connection, expected: str | None) -> str:
+    """The identity that the server proves to hold, before it sees the token; `expected`, or any if None."""
+    nonce = secrets.token_hex(16)
+    reply = connection.get(f"/identity?nonce={nonce}", most=4096)
+    try:
+        proof = IdentityProof.model_validate_json(reply.body)
+    except ValidationError:
+        raise EncryptionError(
+            f"{connection.url} gave no valid proof of its identity and was sent no token; "
+            "ask who runs it whether it is a primia diagnosis server of this version."
+        ) from None
+    _check_pinned(connection, proof.identity, expected)
+    if not is_identity(proof.identity, nonce, proof.signature):
+        raise EncryptionError(
+            f"{connection.url} does not hold the key of the identity it names, and was sent no token; "
+            "ask who runs it, for it may be somebody else's."
+        )
+    connection.authorise()
+    return proof.identity
+
+
+def _check_pinned(connection: Connection, identity: str, expected: str | None) -> None:
+    if expected is not None and identity != expected:
+        raise EncryptionError(
+            f"THE SERVER AT {connection.url} IS NOT THE ONE THAT WAS PINNED: it signs as {identity}, "
+            f"not {expected}; send it nothing, and ask its operator whether its identity was changed."
+        )
+
+
+def described(connection: Connection, name: str, *, identity: str) -> Described:
+    """A model's description, signed by `identity`."""
     reply = connection.get(f"/models/{name}", most=MOST_DESCRIPTION_BYTES)
     try:
         description = ModelDescription.model_validate_json(reply.body)
@@ -23,11 +64,7 @@ def described(connection: Connection, name: str, *, identity: str | None) -> tup
             f"{connection.url} gave no valid description of a model; "
             "ask who runs it whether it is a primia diagnosis server of this version."
         ) from None
-    if identity is not None and description.identity != identity:
-        raise EncryptionError(
-            f"THE SERVER AT {connection.url} IS NOT THE ONE THAT WAS PINNED: it signs as {description.identity}, "
-            f"not {identity}; send it nothing, and ask its operator whether its identity was changed."
-        )
+    _check_pinned(connection, description.identity, identity)
     if not is_signed(description.identity, ModelDescription, reply.body, reply.signature):
         raise EncryptionError(
             f"The description of the model does not carry the signature of {connection.url}, so it may have been "
@@ -36,7 +73,7 @@ def described(connection: Connection, name: str, *, identity: str | None) -> tup
     if description.name != name:
         raise EncryptionError(f"{connection.url} describes another model than {name}, which was asked for; ask again.")
     _check_bounds(description.specification)
-    return description, len(reply.body)
+    return Described(description, digest_of(reply.body), len(reply.body))
 
 
 def _check_bounds(said: Specification) -> None:

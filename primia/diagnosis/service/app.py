@@ -27,7 +27,7 @@ from primia.diagnosis.service.release import Release, Releases
 from primia.diagnosis.service.settings import ServiceSettings
 from primia.diagnosis.service.tokens import TOKENS_FILE, Token, Tokens
 from primia.diagnosis.service.usage import Usage
-from primia.diagnosis.wire import SIGNATURE_HEADER
+from primia.diagnosis.wire import SIGNATURE_HEADER, Nonce, sign_identity
 from primia.errors import EncryptionError
 
 MESSAGE = "application/msgpack"
@@ -36,8 +36,8 @@ _SWEEP_S = 60.0
 
 
 def create_app(releases: Callable[[], Release | None], *, state: Path, settings: ServiceSettings) -> FastAPI:
-    """The service: GET /healthz and /metrics for all; for a token's holder GET /models/{name}, POST /keys, and POST
-    /models/{name}/predict (see `primia.diagnosis.wire`).
+    """The service: GET /healthz, /identity and /metrics for all; for a token's holder GET /models/{name}, POST /keys,
+    and POST /models/{name}/predict (see `primia.diagnosis.wire`).
 
     Args:
         releases: the approved release now, or None; asked every `settings.poll_s` seconds, from a thread.
@@ -105,6 +105,10 @@ def create_app(releases: Callable[[], Release | None], *, state: Path, settings:
         except Refusal:
             return {"status": "ok", "model": None}
         return {"status": "ok", "model": {"name": release.name, "version": release.version}}
+
+    @app.get("/identity")
+    async def prove_identity(nonce: Nonce) -> dict[str, str]:
+        return {"identity": identity.public, "signature": sign_identity(identity.private, nonce)}
 
     @app.get("/metrics")
     async def metrics_text() -> Response:

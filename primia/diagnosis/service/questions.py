@@ -98,7 +98,9 @@ class Desk:
             raise
         self._metrics.queue.observe(done.queue_s)
         self._metrics.evaluate.observe(done.evaluate_s)
-        said = Answer(question=asked, model=message.model, ciphertext=done.answer)
+        said = Answer(
+            question=asked, model=message.model, description=digest_of(served.description), ciphertext=done.answer
+        )
         answer = encode(said)
         return Answered(answer, sign(self._identity.private, Answer, answer), done)
 

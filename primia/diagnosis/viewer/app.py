@@ -72,7 +72,7 @@ def create_viewer(client: "Client", *, token: str, port: int) -> ASGIApp:
     app.add_api_route("/api/model", viewer.model, methods=["GET"])
     app.add_api_route("/api/preview", viewer.preview, methods=["POST"])
     app.add_api_route("/api/diagnosis", viewer.diagnosis, methods=["POST"])
-    return Guard(app, token=token, hosts=frozenset({f"127.0.0.1:{port}", f"localhost:{port}"}))
+    return Guard(app, token=token, hosts=frozenset({f"127.0.0.1:{port}"}))
 
 
 def run_viewer(

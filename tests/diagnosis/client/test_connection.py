@@ -1,8 +1,10 @@
 """Whom the client talks to, and what others on the way can see of it."""
 
+import contextlib
 import datetime
 import ipaddress
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,32 @@ def test_a_server_that_drips_is_given_up(monkeypatch) -> None:
         pytest.raises(EncryptionError, match="did not finish its answer"),
     ):
         connection.get("/", most=1000)
+
+
+@pytest.mark.system
+def test_a_server_whose_headers_drip_is_given_up(monkeypatch) -> None:
+    monkeypatch.setattr("primia.diagnosis.client.connection.DEADLINE_S", 0.3)
+    ended = threading.Event()
+
+    def drip(listening: socket.socket) -> None:
+        line, _ = listening.accept()
+        with line, contextlib.suppress(OSError):
+            line.sendall(b"HTTP/1.1 200 OK\r\nx: ")
+            while not ended.wait(0.05):
+                line.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip, args=[listening])
+        thread.start()
+        try:
+            with (
+                Connection(f"http://127.0.0.1:{listening.getsockname()[1]}", token=TOKEN) as connection,
+                pytest.raises(EncryptionError, match="did not finish its answer"),
+            ):
+                connection.get("/", most=1000)
+        finally:
+            ended.set()
+            thread.join()
 
 
 @pytest.mark.system

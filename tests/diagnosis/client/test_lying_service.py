@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from wire_service import TOKEN, public_of, refusal, serving
 
 from primia.diagnosis.client.client import Client
-from primia.diagnosis.wire import Answer, ModelDescription, decode, encode
+from primia.diagnosis.wire import Answer, ModelDescription, decode, encode, sign_identity
 from primia.errors import EncryptionError
 
 pytestmark = pytest.mark.system
@@ -189,14 +189,14 @@ def test_a_description_that_is_none_is_refused(small, service, client, content) 
 @pytest.mark.parametrize(
     ("packing", "match"),
     [
-        ({"channels": 4096, "height": 4096, "width": 4096}, "larger than this client encrypts"),
+        ({"channels": 4096, "height": 4096, "width": 4096}, "gave no valid description"),
         ({"channels": 1, "height": 4096, "width": 4096}, "larger than this client encrypts"),
         ({"channels": 1, "height": 64, "width": 64, "stride": 1}, "gave no valid description"),
     ],
 )
 def test_a_described_packing_that_would_fill_the_memory_is_refused(small, service, client, packing, match) -> None:
     said = small.bundle.specification
-    huge = said.model_copy(update={"packing": said.packing.model_copy(update=packing)})
+    huge = said.model_copy(update={"packing": said.packing.model_copy(update=packing), "pipeline_pixels": 4096})
     service.lie = lambda route, body, honest: service.described(specification=huge)
     refused(small, client, match=match)
 
@@ -234,3 +234,56 @@ def test_keygen_refuses_a_description_signed_by_nobody(service, tmp_path) -> Non
     with pytest.raises(EncryptionError, match="does not carry the signature"):
         Client.keygen(tmp_path / "keys", service.url, token=TOKEN)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stranger_with_another_identity_never_sees_the_token(small, service, client, tmp_path) -> None:
+    stranger = Ed25519PrivateKey.generate()
+
+    def own(nonce: str) -> dict[str, str]:
+        return {"identity": public_of(stranger), "signature": sign_identity(stranger, nonce)}
+
+    def pinned_name(nonce: str) -> dict[str, str]:
+        return {"identity": service.fingerprint, "signature": sign_identity(stranger, nonce)}
+
+    def replayed(_: str) -> dict[str, str]:
+        return {"identity": service.fingerprint, "signature": sign_identity(service.identity, "0" * 32)}
+
+    def none(_: str) -> dict[str, str]:
+        return {"identity": service.fingerprint}
+
+    for prove, match in (
+        (own, "IS NOT THE ONE THAT WAS PINNED"),
+        (pinned_name, "does not hold the key of the identity"),
+        (replayed, "does not hold the key of the identity"),
+        (none, "no valid proof of its identity"),
+    ):
+        service.prove = prove
+        refused(small, client, match=match)
+        with pytest.raises(EncryptionError, match=match):
+            Client.keygen(tmp_path / "keys", service.url, token=TOKEN, fingerprint=service.fingerprint)
+    assert service.seen == []
+    assert len(service.greetings) == 8 and not any("authorization" in headers for headers in service.greetings)
+
+
+def test_marks_that_changed_before_the_answer_are_those_that_are_shown(small, service, client) -> None:
+    client.enrol()
+
+    def change(route, body, honest):
+        if route == "describe":
+            service.marks = "withdrawn"
+        return honest
+
+    service.lie = change
+    diagnosis = client.diagnose(small.image)
+    assert diagnosis.marks == "withdrawn"
+
+
+def test_an_answer_under_a_description_that_nobody_gave_is_refused(small, service, client) -> None:
+    client.enrol()
+
+    def swap(body, honest):
+        answer = decode(Answer, honest.body).model_copy(update={"description": "cd" * 32})
+        return service.signed_by(service.identity, Answer, encode(answer))
+
+    service.lie = about("predict", swap)
+    refused(small, client, match="under another description")

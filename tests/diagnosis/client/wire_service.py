@@ -19,7 +19,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from primia.diagnosis.wire import Answer, Enrolment, ModelDescription, Question, decode, digest_of, encode, is_signed
+from primia.diagnosis.wire import (
+    Answer,
+    Enrolment,
+    ModelDescription,
+    Question,
+    decode,
+    digest_of,
+    encode,
+    is_signed,
+    sign_identity,
+)
 from primia.diagnosis.wire import sign as signed
 from primia.encrypted.bundle import Bundle
 from primia.encrypted.ckks import EvaluationKeys
@@ -57,10 +67,14 @@ class WireService:
     nonces: set[bytes] = field(default_factory=set)
     seen: list[Seen] = field(default_factory=list)
     lie: Callable[[str, bytes, Response], Response] = lambda route, body, honest: honest
+    greetings: list[dict[str, str]] = field(default_factory=list)  # headers of who asked for the proof of identity
+    prove: Callable[[str], dict[str, str]] | None = None  # instead of the honest proof
 
     def reset(self) -> None:
         self.enrolled.clear()
         self.seen.clear()
+        self.greetings.clear()
+        self.prove = None
         self.lie = lambda route, body, honest: honest
         self.marks = "unfit for patients"
 
@@ -105,11 +119,18 @@ class WireService:
 
         return Starlette(
             routes=[
+                Route("/identity", self._introduce),
                 route("/models/{name}", "GET", "describe", self._describe),
                 route("/keys", "POST", "enrol", self._enrol),
                 route("/models/{name}/predict", "POST", "predict", self._predict),
             ]
         )
+
+    async def _introduce(self, request: Request) -> Response:
+        self.greetings.append(dict(request.headers))
+        nonce = request.query_params["nonce"]
+        honest = {"identity": self.fingerprint, "signature": sign_identity(self.identity, nonce)}
+        return JSONResponse(self.prove(nonce) if self.prove else honest)
 
     def _describe(self, request: Request, _: bytes) -> Response:
         if request.path_params["name"] != self.name:
@@ -139,7 +160,10 @@ class WireService:
             return refusal(409, "The model is no longer the approved one; ask for the model again.")
         self.nonces.add(question.nonce)
         ciphertext = self.engine.evaluate(question.ciphertexts, self._parsed(enrolment))
-        return self.answered(question=digest_of(body), model=question.model, ciphertext=ciphertext)
+        described = digest_of(self.described().body)
+        return self.answered(
+            question=digest_of(body), model=question.model, description=described, ciphertext=ciphertext
+        )
 
     def _parsed(self, enrolment: Enrolment) -> EvaluationKeys:
         name = digest_of(enrolment.keys)

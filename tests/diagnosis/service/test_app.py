@@ -4,7 +4,7 @@ import httpx
 import pytest
 from diagnosing import NAME, Clinic, description_of, refusal
 
-from primia.diagnosis.wire import Question, digest_of
+from primia.diagnosis.wire import Answer, Question, decode, digest_of, is_identity
 
 pytestmark = pytest.mark.system
 
@@ -78,3 +78,18 @@ def test_the_log_tells_what_happened_and_no_secret(service, clinic) -> None:
     assert clinic.token.split("_")[2] not in text
     assert answer.headers["primia-signature"] not in text
     assert service.log.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_identity_is_proven_to_all_for_a_fresh_nonce_only(service) -> None:
+    nonce = "0123456789abcdef" * 2
+    proof = httpx.get(f"{service.url}/identity", params={"nonce": nonce}).json()
+    assert proof["identity"] == service.app.state.identity
+    assert is_identity(proof["identity"], nonce, proof["signature"])
+    assert not is_identity(proof["identity"], "0" * 32, proof["signature"])
+    for wrong in ("", "0" * 31, "0" * 33, "A" * 32):
+        assert httpx.get(f"{service.url}/identity", params={"nonce": wrong}).status_code == 422
+
+
+def test_an_answer_names_the_description_it_was_given_under(clinic) -> None:
+    answer = decode(Answer, clinic.ask().content)
+    assert answer.description == digest_of(clinic.get(f"/models/{NAME}").content)

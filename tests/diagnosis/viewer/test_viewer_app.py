@@ -74,6 +74,11 @@ def test_only_one_diagnosis_runs_at_a_time(session, silent) -> None:
     assert asyncio.run(third()).status_code == 200  # a failed one does not block the next
 
 
+def test_another_name_of_this_machine_is_not_the_viewers(session) -> None:
+    answer = asyncio.run(session.get("/", headers={"host": "localhost:8600"}))
+    assert answer.status_code == 403  # the name may mean another listener
+
+
 async def _endless() -> AsyncIterator[bytes]:
     while True:
         yield bytes(1 << 20)
