@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hmac
 import importlib
 import importlib.resources
 import json
@@ -11,10 +12,10 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
@@ -46,9 +47,10 @@ logger = logging.getLogger(__name__)
 def create_viewer(client: "Client", *, token: str, port: int) -> ASGIApp:
     """The page and what it asks for, as an ASGI application behind its `Guard`.
 
-    Routes: the page's files; GET /api/model; POST /api/preview and POST /api/diagnosis, whose bodies are the image
-    file. A diagnosis answers with lines of JSON: `{"step", "seconds", "bytes"}` as the steps pass, then `{"diagnosis"}`
-    or `{"refused"}` with one sentence. One diagnosis runs at a time. Nothing of an image outlives its request.
+    Routes: the page's files; GET /hello, by which the page knows its viewer; GET /api/model; POST /api/preview and POST
+    /api/diagnosis, whose bodies are the image file. A diagnosis answers with lines of JSON: `{"step", "seconds",
+    "bytes"}` as the steps pass, then `{"diagnosis"}` or `{"refused"}` with one sentence. One diagnosis runs at a time.
+    Nothing of an image outlives its request.
 
     Args:
         client: holder of the keys.
@@ -69,6 +71,7 @@ def create_viewer(client: "Client", *, token: str, port: int) -> ASGIApp:
     app.add_exception_handler(Exception, _fail)
     for path, (name, kind) in FILES.items():
         app.add_api_route(path, _file(name, kind), methods=["GET"])
+    app.add_api_route("/hello", _hello(token), methods=["GET"])
     app.add_api_route("/api/model", viewer.model, methods=["GET"])
     app.add_api_route("/api/preview", viewer.preview, methods=["POST"])
     app.add_api_route("/api/diagnosis", viewer.diagnosis, methods=["POST"])
@@ -127,6 +130,14 @@ def _file(name: str, kind: str) -> Callable[[], Any]:
         return Response(content, media_type=kind)
 
     return answer
+
+
+def _hello(token: str) -> Callable[[str], Any]:
+    async def proof(nonce: Annotated[str, Query(pattern="^[0-9a-f]{32}$")]) -> dict[str, str]:
+        """That this viewer knows the token, without telling it: a page left open may meet another program here."""
+        return {"proof": hmac.digest(token.encode(), f"primia viewer {nonce}".encode(), "sha256").hex()}
+
+    return proof
 
 
 def _refuse(_: Request, error: Exception) -> JSONResponse:

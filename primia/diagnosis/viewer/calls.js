@@ -12,11 +12,27 @@ export class Refusal extends Error {
   }
 }
 
+const plain = { cache: "no-store", credentials: "omit" };
+const bytesOf = (text) => new TextEncoder().encode(text);
+
+/** Whether who answers here knows the token: after the viewer has ended, another program may have taken its port. */
+async function isTheViewer() {
+  const nonce = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const answer = await fetch(`/hello?nonce=${nonce}`, plain);
+  const proof = answer.ok ? String((await answer.json().catch(() => ({}))).proof) : "";
+  const signature = new Uint8Array((proof.match(/[0-9a-f]{2}/g) ?? []).map((digits) => parseInt(digits, 16)));
+  const key = await crypto.subtle.importKey("raw", bytesOf(token), { name: "HMAC", hash: "SHA-256" }, false, ["verify"]);
+  return crypto.subtle.verify("HMAC", key, signature, bytesOf(`primia viewer ${nonce}`));
+}
+
 async function asked(path, options = {}) {
   let answer;
   try {
-    answer = await fetch(path, { ...options, headers: { "primia-token": token }, cache: "no-store", credentials: "omit" });
+    if (hasToken && !(await isTheViewer()))
+      throw new Refusal("What answers here does not know this page's token; nothing was sent. Open the address that the viewer printed.");
+    answer = await fetch(path, { ...options, ...plain, headers: { "primia-token": token } });
   } catch (error) {
+    if (error instanceof Refusal) throw error;
     if (error.name === "AbortError") throw error;
     throw new Refusal("The viewer on this computer does not answer; start it again and open the address it prints.", true);
   }

@@ -168,6 +168,18 @@ def test_an_unusable_file_is_refused_in_one_sentence(viewer, opened, radiograph,
     assert opened.page.is_enabled("#diagnose")
 
 
+def test_a_page_left_open_sends_nothing_to_another_program_at_its_address(viewer, opened, radiograph) -> None:
+    opened.visit(viewer.address)
+    opened.wait(model="known")
+    # Whoever took the port after the viewer ended does not know the token.
+    opened.page.route("**/hello*", lambda route: route.fulfill(json={"proof": "00" * 32}))
+    opened.asked.clear()
+    opened.choose(radiograph)
+    opened.wait(phase="refused")
+    assert "nothing was sent" in opened.text("#trouble-text")
+    assert [address for address in opened.asked if "/api/" in address] == []
+
+
 def test_a_file_dropped_anywhere_is_taken_and_does_not_replace_the_page(viewer, opened, radiograph) -> None:
     opened.visit(viewer.address)
     opened.wait(phase="empty")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hmac
 import json
 import re
 import socket
@@ -72,6 +73,19 @@ def test_only_one_diagnosis_runs_at_a_time(session, silent) -> None:
         return await asking
 
     assert asyncio.run(third()).status_code == 200  # a failed one does not block the next
+
+
+def test_the_viewer_proves_that_it_knows_the_token_without_telling_it(session) -> None:
+    nonce = "0123456789abcdef" * 2
+
+    async def told(text: str) -> httpx.Response:
+        async with session:
+            del session.headers["primia-token"]
+            return await session.get("/hello", params={"nonce": text})
+
+    answer = asyncio.run(told(nonce))
+    assert answer.json() == {"proof": hmac.digest(TOKEN.encode(), f"primia viewer {nonce}".encode(), "sha256").hex()}
+    assert TOKEN not in answer.text
 
 
 def test_another_name_of_this_machine_is_not_the_viewers(session) -> None:
