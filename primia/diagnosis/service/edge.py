@@ -89,7 +89,7 @@ class Edge:
     def _finish(self, scope: Scope, record: Record, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.observe(route, record.status, seconds)
-        if route in ("/healthz", "/metrics") and record.status == 200:
+        if route in ("/healthz", "/identity", "/metrics") and record.status == 200:
             return  # asked for every few seconds
         self._events.write(
             "request",
