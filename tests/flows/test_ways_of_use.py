@@ -19,7 +19,7 @@ def site_processes(checkout: Checkout) -> list[psutil.Process]:
     for process in psutil.process_iter(["cmdline", "cwd"]):
         words = process.info["cmdline"] or []
         if process.info["cwd"] == str(checkout.folder) and any(
-            word.startswith(("primia.federation", "flows.")) or word == "dvc" for word in words
+            word.startswith(("primia.federation", "flows.")) or word == "dvc" for word in words if word != "flows.serve"
         ):
             found.append(process)
     return found
@@ -168,7 +168,8 @@ def test_the_service_follows_the_champion_and_stops_when_it_is_taken_away(reprod
     process = psutil.Process(json.loads((reproduced.folder / ".state/services/diagnosis.json").read_text())["pid"])
     first = reproduced.store().get_model_version("primia-chest", "1")
     # The same files as a second version: another pass through the pipeline would take minutes.
-    reproduced.store().create_model_version("primia-chest", first.source, first.run_id, tags=dict(first.tags))
+    source = reproduced.store().get_logged_model(first.source.removeprefix("models:/")).artifact_location
+    reproduced.store().create_model_version("primia-chest", source, first.run_id, tags=dict(first.tags))
     by_a_person = ("--name", "A. Reviewer", "--reason", "a test")
     assert reproduced.run("flows.promote", "--version", "2", *by_a_person).returncode == 0
     wait_until(lambda: served_version(reproduced) == "2", 60, "the service's step to version 2")
