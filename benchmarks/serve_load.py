@@ -12,7 +12,8 @@ compared with the network in the clear. The last line of `--json` is one JSON ob
 - lost: requests without an answer; wrong: answers that differ from the clear ones by 0.05 in a logit or more.
 - retried: requests that the service gave to a second worker; killed: workers killed.
 - p50_s, p95_s: from sending a question to holding its answer; queue_p50_s, evaluate_p50_s: the service's part of it.
-- server_mb, workers_mb: resident memory, [after a tenth of the requests, at the end]; the workers' together.
+- server_mb, workers_mb: resident memory, the workers' together: [after half of the requests, just before a worker is
+  killed; at the end].
 - question_mb, keys_mb: what a client sends; logit_error: largest difference; machine, load, workers: where.
 """
 
@@ -202,7 +203,7 @@ def measure(bundle: Bundle, *, requests: int, clients: int, workers: int, seed: 
                     asked = clinics[number].ask(image, expected[image])
                     with lock:
                         answered.append(asked)
-                        if len(answered) in (requests // 10, requests):
+                        if len(answered) in (requests // 2, requests):
                             memory.append(server.memory_mb())
                         if len(answered) == requests // 2:
                             server.kill_a_worker()
