@@ -18,6 +18,7 @@ compared with the network in the clear. The last line of `--json` is one JSON ob
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -80,6 +81,10 @@ class Clinic:
         ]
         self.question_bytes = sum(map(len, self._questions[0]))
         self.key_bytes = len(self._keys)
+
+    def close(self) -> None:
+        """End its connection."""
+        self._http.close()
 
     def enrol(self) -> None:
         """Send the keys."""
@@ -181,7 +186,7 @@ def measure(bundle: Bundle, *, requests: int, clients: int, workers: int, seed: 
 
     images = phantoms(IMAGES, bundle.specification.pipeline_pixels, seed=seed)
     expected = plaintext_logits(bundle, images)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as connections:
         state = Path(folder) / "serving"
         save_bundle(Path(folder) / "bundle", bundle)
         server = Server(state, Path(folder) / "bundle", workers=workers)
@@ -192,6 +197,7 @@ def measure(bundle: Bundle, *, requests: int, clients: int, workers: int, seed: 
                 for number in range(clients)
             ]
             for clinic in clinics:
+                connections.callback(clinic.close)
                 clinic.enrol()
             answered: list[Asked] = []
             memory: list[tuple[float, float]] = []
