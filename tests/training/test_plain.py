@@ -31,13 +31,15 @@ def flat(head):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_network_learns_what_it_is_shown(precision):
-    head, loss = trained(epochs=4, precision=precision)
-    later, _ = trained(epochs=1, precision=precision)
+    # At the rate of the other tests it depends on a processor's rounding whether four passes converge.
+    calmly = {"learning_rate": 0.02, "precision": precision}
+    head, loss = trained(epochs=4, **calmly)
+    later, early_loss = trained(epochs=1, **calmly)
     assert all(weight.dtype == torch.float32 and weight.is_contiguous() for weight in head.parameters())
     images, labels = stripes(60, seed=9)
     with torch.no_grad():
         assert (head(images).argmax(1) == labels).float().mean() > 0.9
-    assert 0 < loss < trained(epochs=1, precision=precision)[1], "the mean falls as passes are added"
+    assert 0 < loss < early_loss, "the mean falls as passes are added"
     assert not torch.equal(flat(head), flat(later))
 
 
