@@ -63,10 +63,12 @@ def keygen(
     """Make a secret key and the evaluation keys that fit the server's model."""
     from primia.diagnosis.client.client import Client
 
-    token = _given_token(token_file) or _asked("Token", variable="PRIMIA_TOKEN")
+    token = _given_token(token_file) or _asked(
+        "Token", instead="name a file that holds it (--token-file), or set PRIMIA_TOKEN"
+    )
     phrase = os.environ.get("PRIMIA_PASSPHRASE")
     if passphrase and phrase is None:
-        phrase = _asked("Passphrase", variable="PRIMIA_PASSPHRASE", twice=True)
+        phrase = _asked("Passphrase", instead="set PRIMIA_PASSPHRASE", twice=True)
     with _progress() as say:
         client = Client.keygen(
             keys,
@@ -153,7 +155,7 @@ def _opened(keys: Path, *, server: str | None, token: str | None) -> "Client":
 
     phrase = None
     if needs_passphrase(keys):
-        phrase = os.environ.get("PRIMIA_PASSPHRASE") or _asked("Passphrase", variable="PRIMIA_PASSPHRASE")
+        phrase = os.environ.get("PRIMIA_PASSPHRASE") or _asked("Passphrase", instead="set PRIMIA_PASSPHRASE")
     return Client(keys, phrase, server=server, token=token)
 
 
@@ -161,18 +163,14 @@ def _given_token(path: Path | None) -> str | None:
     """The token of a file or of the environment: as an argument every user of the machine could read it."""
     if path is None:
         return os.environ.get("PRIMIA_TOKEN")
-    try:
-        with path.open("rb") as stream:
-            return stream.read(200).decode("ascii", "replace").strip()
-    except OSError as error:
-        raise EncryptionError(
-            f"The token file {path} cannot be read ({error.strerror}); correct --token-file."
-        ) from error
+    from primia.diagnosis.client.keyring import read_token
+
+    return read_token(path)
 
 
-def _asked(what: str, *, variable: str, twice: bool = False) -> str:
+def _asked(what: str, *, instead: str, twice: bool = False) -> str:
     if not sys.stdin.isatty():
-        raise EncryptionError(f"{what} needed, and there is no terminal to ask at; set {variable}.")
+        raise EncryptionError(f"{what} needed, and there is no terminal to ask at; {instead}.")
     answer: str = typer.prompt(what, hide_input=True, confirmation_prompt=twice, err=True)
     return answer
 

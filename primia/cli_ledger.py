@@ -82,13 +82,15 @@ def _ledgers(path: Path | None, source: str | None) -> list["Ledger"]:
 
 
 def _table(ledger: "Ledger", entries: Sequence["Entry"], *, delta: float) -> object:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from primia.privacy.composition import epsilon_of_run, epsilon_of_source
 
-    table = Table(title=f"{ledger.path} (δ = {delta:g})")
-    for column in ("run", "purpose", "hospitals", "rounds", "attempts", "steps", "σ", "q", "ε of the run", ""):
-        table.add_column(column, overflow="fold")
+    # Without lines between them and with short columns whole, nine columns fit a terminal of 80 characters.
+    table = Table(title=f"{ledger.path} (δ = {delta:g})", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for column in ("run", "purpose", "hospitals", "rounds", "attempts", "steps", "σ", "q", "ε"):
+        table.add_column(column, overflow="fold", no_wrap=column not in ("run", "hospitals", "σ", "q"))
     for run in dict.fromkeys(entry.run for entry in entries):
         of_run = [entry for entry in entries if entry.run == run]
         for number, purpose in enumerate(dict.fromkeys(entry.purpose for entry in of_run)):
@@ -96,7 +98,7 @@ def _table(ledger: "Ledger", entries: Sequence["Entry"], *, delta: float) -> obj
             hospitals = sorted({entry.hospital for entry in lines})
             attempts = [[(e.round, e.attempt) for e in lines if e.hospital == name] for name in hospitals]
             table.add_row(
-                (run or "cut short") if number == 0 else "",
+                _marked(run or "cut short", synthetic=lines[0].synthetic) if number == 0 else "",
                 purpose,
                 ", ".join(hospitals),
                 str(len({entry.round for entry in lines})),
@@ -105,16 +107,18 @@ def _table(ledger: "Ledger", entries: Sequence["Entry"], *, delta: float) -> obj
                 _range([entry.release.noise_multiplier for entry in lines]),
                 _range([entry.release.sampling_rate for entry in lines]),
                 f"{epsilon_of_run(entries, run, delta=delta):.3f}" if run and number == 0 else "",
-                "synthetic" if lines[0].synthetic else "",
             )
     for synthetic in (False, True):
         alike = [entry for entry in entries if entry.run is None or entry.synthetic == synthetic]
         if any(entry.synthetic == synthetic for entry in alike):
             together = epsilon_of_source(alike, delta=delta)
-            table.add_row(
-                "all runs together", *[""] * 7, f"{together:.3f}", "synthetic" if synthetic else "", style="bold"
-            )
+            label = _marked("all runs together", synthetic=synthetic)
+            table.add_row(label, *[""] * 7, f"{together:.3f}", style="bold")
     return table
+
+
+def _marked(text: str, *, synthetic: bool) -> str:
+    return f"{text}, synthetic" if synthetic else text
 
 
 def _range(values: Sequence[float]) -> str:

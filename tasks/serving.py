@@ -39,7 +39,6 @@ def serve_champion(
     # MLflow's own retries against a registry on another machine would take minutes; the service asks again anyway.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    from primia.diagnosis.service.identity import load_or_make_identity
     from primia.diagnosis.service.run import run_service
     from tasks.releases import ChampionReleases
     from tasks.tracking import open_store
@@ -47,10 +46,12 @@ def serve_champion(
     state = state_folder() / FOLDER
     releases = ChampionReleases(open_store(), registry.name, state / APPROVED, tell=_tell)
     address = f"{'https' if certificate else 'http'}://{host}:{port}"
-    _tell(f"Starting the diagnosis service of {registry.name} on {address}; Ctrl-C stops it, running requests finish.")
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _tell(f"Its fingerprint is {load_or_make_identity(state / 'identity.pem').public}")
-    _tell(f"Its log of events is {settings.log}; docs/encrypted.md shows the next steps.")
+
+    def introduce(fingerprint: str) -> None:
+        _tell(f"The diagnosis service of {registry.name} is at {address}; Ctrl-C stops it, running requests finish.")
+        _tell(f"Its fingerprint is {fingerprint}")
+        _tell(f"Its log of events is {settings.log}; docs/encrypted.md shows the next steps.")
+
     run_service(
         releases,
         state=state,
@@ -59,6 +60,7 @@ def serve_champion(
         settings=settings,
         certificate=certificate,
         private_key=private_key,
+        on_listening=introduce,
     )
 
 

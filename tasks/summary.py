@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from primia.files import read_json
 from tasks.approval import CHALLENGER, CHAMPION, MARKS_TAG
@@ -10,6 +10,9 @@ from tasks.environment import checkout
 from tasks.paths import ATTACK, COMPARISON, ENCRYPTION, EVALUATION, FEDERATION, REPORT
 from tasks.registry import registered_version
 from tasks.stage import parameters
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 
 def print_summary() -> None:
@@ -33,16 +36,20 @@ def print_summary() -> None:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print()
     console.print(table, soft_wrap=True)
-    number = version.version if version is not None else "N"
-    console.print(
-        "\nNext:\n"
-        "  make up                                              Prefect, MLflow and the diagnosis service (make down)\n"
-        "  source .venv/bin/activate && dvc metrics show        every figure; dvc exp run -S federation.rounds=5\n"
-        f'  python -m flows.promote --version {number} --name "..." --reason "..."   after your review\n'
-        "  primia token add clinic-a                            then diagnose encrypted images: docs/encrypted.md",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(f"\n{next_steps(version)}", highlight=False, soft_wrap=True)
+
+
+def next_steps(version: "ModelVersion | None") -> str:
+    """What to type after a run that registered `version`, or none; a champion needs no promotion."""
+    steps = [
+        ("make up", "Prefect, MLflow and the diagnosis service (make down)"),
+        ("source .venv/bin/activate && dvc metrics show", "every figure; dvc exp run -S federation.rounds=5"),
+    ]
+    if version is None or CHAMPION not in version.aliases:
+        number = "N" if version is None else version.version
+        steps.append((f'python -m flows.promote --version {number} --name "..." --reason "..."', "after your review"))
+    steps.append(("primia token add clinic-a", "then diagnose encrypted images: docs/encrypted.md"))
+    return "\n".join(["Next:", *(f"  {command:<50}   {why}" for command, why in steps)])
 
 
 def _rows() -> dict[str, str]:

@@ -71,13 +71,15 @@ def test_a_server_that_cannot_be_reached_is_one_sentence(tmp_path: Path) -> None
 
 
 def test_without_a_terminal_nothing_is_asked_for(tmp_path: Path) -> None:
-    assert "Token needed, and there is no terminal to ask at; set PRIMIA_TOKEN" in refusal(keygen(tmp_path))
+    asked = refusal(keygen(tmp_path))
+    assert "Token needed, and there is no terminal to ask at; name a file that holds it (--token-file), or set" in asked
     asked = refusal(keygen(tmp_path, "--passphrase", PRIMIA_TOKEN=TOKEN))
     assert "Passphrase needed, and there is no terminal to ask at; set PRIMIA_PASSPHRASE" in asked
 
 
 def test_a_token_is_read_from_a_file_and_never_an_argument(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(TOKEN + "\n")
+    (tmp_path / "token").chmod(0o600)
     assert "cannot be reached" in refusal(keygen(tmp_path / "keys", "--token-file", str(tmp_path / "token")))
     assert "cannot be read" in refusal(keygen(tmp_path / "keys", "--token-file", str(tmp_path / "missing")))
     (tmp_path / "token").write_text("no token")
@@ -85,12 +87,23 @@ def test_a_token_is_read_from_a_file_and_never_an_argument(tmp_path: Path) -> No
     assert keygen(tmp_path / "keys", "--token", TOKEN).returncode == 2
 
 
+def test_a_file_with_a_token_is_closed_to_others_like_the_keys(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    for mode in (0o644, 0o640, 0o604):
+        (tmp_path / "token").chmod(mode)
+        said = refusal(keygen(tmp_path / "keys", "--token-file", str(tmp_path / "token")))
+        assert (
+            f"{tmp_path / 'token'} can be read or changed by other users of this machine; run chmod 600 on it" in said
+        )
+    assert not (tmp_path / "keys").exists()
+
+
 def test_wrong_options_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     for arguments, reason in (
-        (["--fingerprint", "ab"], "The fingerprint is none"),
-        (["--model", "No Model"], "The model's name is none"),
+        (["--fingerprint", "ab"], "A fingerprint has 64 hexadecimal digits"),
+        (["--model", "No Model"], "A model's name is a small letter and at most 31"),
         (["--server", "http://hospital.example"], "is another machine, and plain http"),
         (["--server", "https://127.0.0.1:9", "--ca", str(tmp_path / "ca.pem")], "holds no certificates"),
         (["--keys", str(tmp_path / "full")], "already holds keys or other files"),

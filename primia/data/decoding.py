@@ -17,7 +17,9 @@ _COLOUR_TOLERANCE = 8
 class RefusedFileError(Exception):
     """A file that is no usable image; the message completes the sentence "the file …", `way_out` ends it."""
 
-    def __init__(self, reason: str, *, way_out: str = "give a grey PNG or JPEG file") -> None:
+    def __init__(
+        self, reason: str, *, way_out: str = "give a grey PNG or JPEG file, or an uncompressed DICOM radiograph"
+    ) -> None:
         super().__init__(reason)
         self.way_out = way_out
 

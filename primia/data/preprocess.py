@@ -43,6 +43,8 @@ def read_grey(path: Path) -> Any:
         with refusals():
             return _loader()(path)
     except RefusedFileError as refusal:
+        if path.is_dir():
+            raise DataError(f"The image {path} is a folder; name a file in it.") from refusal
         if not path.is_file():
             raise DataError(f"The image {path} does not exist; correct the path.") from refusal
         raise DataError(f"The image {path} {refusal}; {refusal.way_out}.") from refusal

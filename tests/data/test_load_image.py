@@ -76,13 +76,17 @@ def test_each_pixel_is_the_mean_of_its_area_so_that_nothing_aliases_and_no_rim_d
 )
 def test_what_ingest_refuses_cannot_be_loaded_either(tmp_path, name, content, reason):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=f"{name} {reason}.*; give a grey PNG or JPEG file"):
+    with pytest.raises(
+        DataError, match=f"{name} {reason}.*; give a grey PNG or JPEG file, or an uncompressed DICOM radiograph"
+    ):
         load_image(tmp_path / name, pixels=16)
 
 
 def test_a_missing_image_is_named(tmp_path):
     with pytest.raises(DataError, match=r"gone\.png does not exist; correct the path"):
         load_image(tmp_path / "gone.png", pixels=16)
+    with pytest.raises(DataError, match=r"is a folder; name a file in it"):
+        load_image(tmp_path, pixels=16)
 
 
 def test_loading_an_image_says_nothing(tmp_path):

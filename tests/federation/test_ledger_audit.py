@@ -1,6 +1,7 @@
 """What an auditor finds: `primia ledger show` and `primia ledger verify` after two real runs."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 from primia.cli import app
 from primia.errors import PrimiaError
 from primia.federation.results import write_results
+from primia.privacy.accounting import Release
+from primia.privacy.ledger import Ledger
 
 LEDGER = f"{PATIENTS.fingerprint[:16]}.jsonl"
 
@@ -82,15 +85,39 @@ def test_a_whole_ledger_is_found_whole(audited):
 def test_the_table_tells_what_every_run_spent(audited):
     said = ledger("show")
     privacy = [json.loads((audited / run / "privacy.json").read_text()) for run in ("first", "second")]
-    table = [[cell.strip() for cell in line.split("│")] for line in said.splitlines() if "│" in line]
+    table = [re.split(r"\s{2,}", line.strip()) for line in said.splitlines()]
     first, *others = ([row for row in table if purpose in row] for purpose in ("statistics", "train", "validation"))
-    assert [row[9] for row in first] == [f"{told['epsilon']:.3f}" for told in privacy]
+    assert [row[-1] for row in first] == [f"{told['epsilon']:.3f}" for told in privacy]
     for rows, noise in zip(others, ("noise_multiplier", "validation_noise"), strict=True):
         for row, told in zip(rows, privacy, strict=True):
-            assert row[3:9] == ["hill, north, river", "2", "2", "2", f"{told[noise]:.4g}", "1"]
-    (together,) = [row for row in table if "all runs together" in row]
-    assert together[9] == f"{privacy[1]['epsilon_all_runs']:.3f}"
-    assert "synthetic" not in said.replace("synthetic=", "")
+            assert row[1:] == ["hill, north, river", "2", "2", "2", f"{told[noise]:.4g}", "1"]
+    assert ["all runs together", f"{privacy[1]['epsilon_all_runs']:.3f}"] in table
+    assert "synthetic" not in said
+
+
+@pytest.mark.parametrize("synthetic", [False, True])
+def test_the_table_cuts_no_word_on_a_narrow_terminal_and_marks_phantoms(tmp_path, monkeypatch, synthetic):
+    monkeypatch.setenv("COLUMNS", "80")
+    spent = Ledger(tmp_path / "ledger.jsonl")
+    for hospital in NAMES:
+        for group, purpose in (("training", "statistics"), ("training", "train"), ("validation", "validation")):
+            spent.charge(
+                run="fda1e5f7faa4bced-97b89ade",
+                hospital=hospital,
+                group=group,
+                purpose=purpose,
+                round=1,
+                attempt=1,
+                release=Release(noise_multiplier=1.875, sampling_rate=0.5, steps=4),
+                delta=1e-4,
+                synthetic=synthetic,
+            )
+    said = ledger("show", spent.path)
+    assert max(map(len, said.splitlines())) <= 80
+    words = said.replace(",", "").split()
+    for word in ("purpose", "hospitals", "rounds", "attempts", "statistics", "validation", "together", *NAMES):
+        assert word in words
+    assert words.count("synthetic") == (2 if synthetic else 0)  # the run, and all runs together
 
 
 @pytest.mark.parametrize(

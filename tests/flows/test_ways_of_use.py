@@ -93,6 +93,21 @@ def test_the_same_files_give_one_version_and_gates_decide_the_alias(reproduced: 
     assert reproduced.store().get_model_version_by_alias("primia-chest", "challenger").version == 1
 
 
+def python(checkout: Checkout, code: str) -> str:
+    """What a few lines of Python print, beside the checkout's MLflow store."""
+    store = f"sqlite:///{checkout.folder / '.state' / 'mlflow' / 'mlflow.db'}"
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=checkout.folder,
+        env=checkout.environment(MLFLOW_TRACKING_URI=store),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
 def test_the_registered_model_loads_and_answers(reproduced: Checkout) -> None:
     code = (
         "import mlflow, numpy as np\n"
@@ -100,16 +115,7 @@ def test_the_registered_model_loads_and_answers(reproduced: Checkout) -> None:
         "answer = model.predict(np.full((2, 1, 32, 32), 0.5, dtype=np.float32))\n"
         "assert answer.shape == (2, 3) and np.allclose(answer.sum(axis=1), 1, atol=1e-5)\n"
     )
-    store = f"sqlite:///{reproduced.folder / '.state' / 'mlflow' / 'mlflow.db'}"
-    answer = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=reproduced.folder,
-        env=reproduced.environment(MLFLOW_TRACKING_URI=store),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert answer.returncode == 0, answer.stderr
+    python(reproduced, code)
 
 
 def test_the_registered_encrypted_model_is_found_from_the_version(reproduced: Checkout) -> None:
@@ -118,12 +124,20 @@ def test_the_registered_encrypted_model_is_found_from_the_version(reproduced: Ch
     assert logged.source_run_id == version.run_id
 
 
+def test_the_example_of_the_documentation_decrypts_an_answer(reproduced: Checkout) -> None:
+    _, section = (reproduced.folder / "docs" / "encrypted.md").read_text().split("## From MLflow\n")
+    example, *_ = section.split("\nWhoever runs this")
+    code = "\n".join(line[4:] for line in example.splitlines() if line.startswith("    "))
+    assert python(reproduced, code).startswith("('normal', 'bacterial', 'viral') [")
+
+
 def test_only_a_person_with_a_reason_makes_a_champion_and_only_that_is_served(reproduced: Checkout) -> None:
     log = reproduced.folder / ".state" / "services" / "diagnosis.log"
     nobody = reproduced.run("flows.promote", "--version", "1", "--name", " ", "--reason", "because")
     assert nobody.returncode == 1
     assert "needs the name of a person" in nobody.stderr
     assert "primia-chest has no champion" in log.read_text()
+    assert "Its fingerprint is " in log.read_text()  # for the operator, who tells the clinics
     # Moving the alias by hand is no approval.
     reproduced.store().set_registered_model_alias("primia-chest", "champion", "1")
     wait_until(lambda: "nobody approved it" in log.read_text(), 30, "the service's look at the alias")

@@ -1,5 +1,6 @@
 """Limits and addresses of the service are checked before anything starts."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,11 @@ def test_a_limit_out_of_range_is_refused_by_name(pair: str) -> None:
         settings_of([pair])
 
 
-def test_what_the_service_refuses_to_run_with_is_said_before_anything_is_asked(state: Path) -> None:
+def test_what_the_service_refuses_to_run_with_is_all_it_says(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(EncryptionError, match=r"0\.0\.0\.0 can be reached from other machines"):
         serve_champion(Registry(), host="0.0.0.0", port=8443)
     with pytest.raises(EncryptionError, match="name both files"):
         serve_champion(Registry(), host="127.0.0.1", port=8443, certificate=state / "cert.pem")
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(EncryptionError, match="name another port"):
+        serve_champion(Registry(), host="127.0.0.1", port=taken.getsockname()[1])
+    assert capsys.readouterr().out == ""

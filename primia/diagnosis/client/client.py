@@ -41,9 +41,8 @@ class Client:
             EncryptionError: the keys are missing, damaged, or open to other users, or the passphrase is wrong.
         """
         self.folder = folder
-        self._ring = Keyring.open(folder, passphrase)
+        self._ring = Keyring.open(folder, passphrase, token=token)
         self._url = server or self._ring.server.url
-        self._token = self._ring.token if token is None else checked_token(token)
 
     @classmethod
     def keygen(
@@ -117,7 +116,7 @@ class Client:
 
     def keep_token(self) -> None:
         """Write the token that this client was given into its folder."""
-        self._ring.keep_token(self._token)
+        self._ring.keep_token(self._ring.token)
 
     def describe(self, model: str | None = None) -> ModelDescription:
         """What the server says of a model, its signature checked."""
@@ -172,7 +171,7 @@ class Client:
     @contextlib.contextmanager
     def _connection(self) -> Iterator[Connection]:
         """A server that has proven the pinned identity; one that does not is not sent the token."""
-        with Connection(self._url, token=self._token, authority=self._ring.authority) as connection:
+        with Connection(self._url, token=self._ring.token, authority=self._ring.authority) as connection:
             introduced(connection, self._ring.server.identity)
             yield connection
 

@@ -248,7 +248,7 @@ def checked_url(url: str) -> str:
         parsed = httpx.URL("")
     named = _HOST.fullmatch(parsed.raw_host) and (parsed.port or 443) < 1 << 16
     if parsed.scheme not in ("http", "https") or not named or parsed.query or parsed.fragment or parsed.userinfo:
-        raise EncryptionError("The server's address is none; give one such as https://diagnosis.example:8443.")
+        raise EncryptionError("The server's address cannot be used; give one such as https://diagnosis.example:8443.")
     if parsed.scheme == "http" and not is_loopback(url):
         raise EncryptionError(
             f"{parsed.host} is another machine, and plain http would show it and everyone between the token; use https."

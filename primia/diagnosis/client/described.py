@@ -93,7 +93,7 @@ def model_name(name: str) -> str:
         return _NAME.validate_python(name)
     except ValidationError:
         raise EncryptionError(
-            "The model's name is none: it has at most 32 small letters, digits, - and _; correct it (--model)."
+            "A model's name is a small letter and at most 31 small letters, digits, - and _; correct it (--model)."
         ) from None
 
 
@@ -101,5 +101,5 @@ def public_key(fingerprint: str) -> str:
     """The public key that a person copied, with or without colons, as 64 small hexadecimal digits."""
     digits = fingerprint.replace(":", "").replace(" ", "").lower()
     if len(digits) != 64 or not set(digits) <= set("0123456789abcdef"):
-        raise EncryptionError("The fingerprint is none: it has 64 hexadecimal digits; copy it again as a whole.")
+        raise EncryptionError("A fingerprint has 64 hexadecimal digits; copy it again as a whole.")
     return digits

@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -94,14 +95,14 @@ class Keyring:
         _written_as_a_whole(folder, contents if authority is None else contents | {AUTHORITY: authority})
 
     @classmethod
-    def open(cls, folder: Path, passphrase: str | None = None) -> Self:
-        """Read a folder that `create` wrote.
+    def open(cls, folder: Path, passphrase: str | None = None, *, token: str | None = None) -> Self:
+        """Read a folder that `create` wrote; a `token` given here takes the place of the folder's, if it has one.
 
         Raises:
             EncryptionError: files are missing, damaged, readable by other users or do not belong together, or the
                 passphrase is missing or wrong.
         """
-        contents = {name: _private(folder, name) for name in (SECRET, EVALUATION, PARAMETERS, IDENTITY, SERVER, TOKEN)}
+        contents = {name: _private(folder, name) for name in (SECRET, EVALUATION, PARAMETERS, IDENTITY, SERVER)}
         secret, password = contents[SECRET], None
         if is_sealed(secret):
             if passphrase is None:
@@ -116,16 +117,16 @@ class Keyring:
             identity = serialization.load_pem_private_key(contents[IDENTITY], password)
             if not isinstance(identity, Ed25519PrivateKey):
                 raise ValueError("another kind of key")
-        with _damage(folder, TOKEN):
-            token = checked_token(contents[TOKEN].decode("ascii"))
+        with _damage(folder, SECRET):
+            loaded = scheme.load_secret(secret)
         ring = cls(
             folder=folder,
             scheme=scheme,
-            secret=scheme.load_secret(secret),
+            secret=loaded,
             evaluation_keys=contents[EVALUATION],
             identity=identity,
             server=server,
-            token=token,
+            token=_kept_token(folder) if token is None else checked_token(token),
         )
         ring._check_pair()
         return ring
@@ -152,7 +153,9 @@ class Keyring:
         write_bytes(self.folder / TOKEN, checked_token(token).encode(), mode=0o600)
 
     def _check_pair(self) -> None:
-        if not self.scheme.owns(self.secret, self.scheme.load_keys(self.evaluation_keys)):
+        with _damage(self.folder, EVALUATION):
+            keys = self.scheme.load_keys(self.evaluation_keys)
+        if not self.scheme.owns(self.secret, keys):
             raise EncryptionError(
                 f"{self.folder / EVALUATION} does not belong to the secret key beside it; restore the file, "
                 "or make new keys with keygen in another folder."
@@ -173,8 +176,47 @@ def refuse_existing(folder: Path) -> None:
 def checked_token(token: str) -> str:
     """A token as the service's operator gives it out; nothing of it is repeated in an error."""
     if not _TOKEN.fullmatch(token.strip()):
-        raise EncryptionError("The token is not of the form primia_<8 digits>_<64 digits>; copy it again as a whole.")
+        raise EncryptionError(
+            "The token is not of the form primia_<8 hexadecimal digits>_<64 hexadecimal digits>; "
+            "copy it again as a whole."
+        )
     return token.strip()
+
+
+def read_token(path: Path) -> str:
+    """What a file with a token holds; as in a key folder, nobody but its owner may read it.
+
+    Raises:
+        EncryptionError: it cannot be read, or other users of this machine can read it, too.
+    """
+    try:
+        with path.open("rb") as stream:
+            mode = os.fstat(stream.fileno()).st_mode
+            if stat.S_ISREG(mode):  # a pipe or a terminal keeps nothing
+                _refuse_open(path, mode, instead="ask for a new token")
+            return stream.read(200).decode("ascii", "replace").strip()
+    except OSError as error:
+        raise EncryptionError(
+            f"The token file {path} cannot be read ({error.strerror}); correct --token-file."
+        ) from error
+
+
+def _kept_token(folder: Path) -> str:
+    content = _private(folder, TOKEN) if (folder / TOKEN).exists() else b""
+    try:
+        return checked_token(content.decode("ascii"))
+    except ValueError:  # nothing of the content is repeated
+        raise EncryptionError(
+            f"{folder / TOKEN} is missing or damaged; give the token again with primia enrol --token-file."
+        ) from None
+
+
+def _refuse_open(path: Path, mode: int, *, instead: str) -> None:
+    if mode & 0o077:
+        raise EncryptionError(
+            f"{path} can be read or changed by other users of this machine; "
+            f"run chmod {'700' if stat.S_ISDIR(mode) else '600'} on it, or {instead}."
+        )
 
 
 def _private(folder: Path, name: str) -> bytes:
@@ -183,11 +225,7 @@ def _private(folder: Path, name: str) -> bytes:
     try:
         with path.open("rb") as stream:
             for at, mode in ((folder, folder.stat().st_mode), (path, os.fstat(stream.fileno()).st_mode)):
-                if mode & 0o077:
-                    raise EncryptionError(
-                        f"{at} can be read or changed by other users of this machine; "
-                        f"run chmod {'700' if at == folder else '600'} on it, or make new keys with keygen."
-                    )
+                _refuse_open(at, mode, instead="make new keys with keygen")
             return stream.read()
     except OSError as error:
         raise EncryptionError(f"{folder} holds no complete set of keys; make one with keygen.") from error

@@ -155,9 +155,7 @@ def create_app(releases: Callable[[], Release | None], *, state: Path, settings:
 
 def _may_ask(token: Token) -> None:
     if token.daily == 0:
-        raise Refusal(
-            429, "This token allows no questions (its daily quota is 0); ask who runs the service.", retry_after=86_400
-        )
+        raise Refusal(403, "This token may not ask (its daily quota is 0); ask who runs the service for another.")
 
 
 def _of(followed: Releases, figure: str) -> float:

@@ -34,8 +34,11 @@ def run_service(
     settings: ServiceSettings,
     certificate: Path | None = None,
     private_key: Path | None = None,
+    on_listening: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; running requests are finished, then workers end.
+
+    `on_listening` hears the service's fingerprint once nothing stands in its way any more.
 
     Raises:
         EncryptionError: another machine could reach a service without TLS, the certificate cannot be used, the port is
@@ -47,6 +50,8 @@ def run_service(
         app = create_app(releases, state=state, settings=settings)
         server = uvicorn.Server(server_config(app, settings, certificate=certificate, private_key=private_key))
         app.state.events.write("listening", host=host, port=listening.getsockname()[1])
+        if on_listening is not None:
+            on_listening(app.state.identity)
         with _until_a_signal():
             server.run(sockets=[listening])
 
@@ -113,7 +118,7 @@ def _is_loopback(host: str) -> bool:
 @contextlib.contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
     if not 0 <= port < 65536:  # getaddrinfo would take the rest of a division
-        raise EncryptionError(f"Port {port} is none; name one from 0 to 65535.")
+        raise EncryptionError(f"There is no port {port}; name one from 0 to 65535.")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, socket.SOCK_STREAM)

@@ -22,7 +22,8 @@ from primia.files import write_bytes
 
 TOKENS_FILE = "tokens.json"
 _TOKEN = re.compile(r"primia_([0-9a-f]{8})_([0-9a-f]{64})")
-_ASK_FOR_ONE = "ask who runs the service for a token, and send it as 'authorization: Bearer'"
+# The commands of primia always send one: this is told to whoever asks by other means.
+_NO_TOKEN = "The request carries no token of this service; send one as 'authorization: Bearer'."  # noqa: S105
 
 
 class Token(BaseModel):
@@ -131,12 +132,12 @@ class Tokens:
         scheme, _, text = (authorization or "").partition(" ")
         match = _TOKEN.fullmatch(text.strip())
         if scheme.lower() != "bearer" or match is None:
-            raise Refusal(401, f"The request carries no token of this service; {_ASK_FOR_ONE}.")
+            raise Refusal(401, _NO_TOKEN)
         token = self._by_id.get(match[1])
         expected = token.sha256 if token is not None else "0" * 64
         proven = hmac.compare_digest(_hash(match[2]), expected)
         if token is None or not proven:
-            raise Refusal(401, f"The token is unknown here; {_ASK_FOR_ONE}.")
+            raise Refusal(401, "The token is unknown here; ask who runs the service for a new one.")
         if (state := token.state()) != "valid":
             raise Refusal(401, f"The token is {state}; ask who runs the service for a new one.")
         return token

@@ -105,7 +105,7 @@ def run_viewer(
         listening = socket.create_server((HOST, port))
     except (OSError, OverflowError) as error:
         raise EncryptionError(
-            f"Port {port} of this machine cannot be used ({error}); choose one with --port."
+            f"Port {port} of this machine is taken or may not be used; choose another with --port (0: any free one)."
         ) from error
     with listening:
         token, port = secrets.token_urlsafe(32), listening.getsockname()[1]

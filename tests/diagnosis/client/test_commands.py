@@ -122,13 +122,26 @@ def test_a_token_given_to_enrol_is_kept(service, key_folder, copied, tmp_path) -
     refused = run("enrol", "--keys", copied)
     assert refused.returncode == 1 and "refused (401)" in refused.stderr
     (tmp_path / "new").write_text(TOKEN)
+    (tmp_path / "new").chmod(0o600)
+    assert run("enrol", "--keys", copied, "--token-file", tmp_path / "new").returncode == 0
+    assert (copied / "token").read_text() == TOKEN
+    (copied / "token").unlink()
+    missing = run("enrol", "--keys", copied)
+    assert (
+        missing.returncode == 1
+        and "token is missing or damaged; give the token again with primia enrol" in missing.stderr
+    )
     assert run("enrol", "--keys", copied, "--token-file", tmp_path / "new").returncode == 0
     assert (copied / "token").read_text() == TOKEN
 
 
 def test_a_bad_image_is_one_sentence_and_leaves_standard_output_empty(service, key_folder, tmp_path) -> None:
     (tmp_path / "text.png").write_text("no picture")
-    for name, reason in (("text.png", "is no PNG or JPEG image"), ("missing.png", "does not exist")):
+    for name, reason in (
+        ("text.png", "is no PNG or JPEG image; give a grey PNG or JPEG file, or an uncompressed DICOM radiograph."),
+        ("missing.png", "does not exist"),
+        ("", "is a folder; name a file in it."),
+    ):
         answer = run("diagnose", tmp_path / name, "--keys", key_folder, "--json")
         assert answer.returncode == 1 and answer.stdout == ""
         (line,) = answer.stderr.splitlines()

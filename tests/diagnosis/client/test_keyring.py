@@ -76,11 +76,25 @@ def test_a_file_or_folder_open_to_others_is_refused(folder, name, mode) -> None:
         Keyring.open(folder)
 
 
-@pytest.mark.parametrize("name", sorted(NAMES))
+@pytest.mark.parametrize("name", sorted(NAMES - {"token"}))
 def test_a_missing_file_is_no_complete_set_of_keys(folder, name) -> None:
     (folder / name).unlink()
     with pytest.raises(EncryptionError, match="holds no complete set of keys; make one with keygen"):
+        Keyring.open(folder, token=TOKEN)
+
+
+def test_a_missing_or_damaged_token_is_said_unless_another_one_is_given(folder) -> None:
+    other = "primia_00000000_" + "0f" * 32
+    (folder / "token").write_text("no token")
+    with pytest.raises(EncryptionError, match="token is missing or damaged; give the token again with primia enrol"):
         Keyring.open(folder)
+    assert Keyring.open(folder, token=f" {other}\n").token == other
+    (folder / "token").unlink()
+    with pytest.raises(EncryptionError, match="token is missing or damaged"):
+        Keyring.open(folder)
+    ring = Keyring.open(folder, token=other)
+    ring.keep_token(ring.token)
+    assert Keyring.open(folder).token == other
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
@@ -90,6 +104,15 @@ def test_a_damaged_file_is_one_sentence_that_repeats_nothing_of_it(folder, name,
     with pytest.raises(EncryptionError) as caught:
         Keyring.open(folder)
     assert str(caught.value).endswith(".") and "nonsense" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - {"token"}))
+def test_a_file_that_was_cut_off_can_be_restored_or_made_anew(folder, name) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    way_out = f"{name} is damaged; restore it from a backup, or make new keys with keygen in another folder"
+    with pytest.raises(EncryptionError, match=way_out):
+        Keyring.open(folder)
 
 
 def test_existing_keys_are_never_overwritten(small, folder) -> None:
@@ -247,6 +270,7 @@ def test_what_is_no_token_is_refused_without_repeating_it(token) -> None:
     with pytest.raises(EncryptionError) as caught:
         checked_token(token)
     assert len(token) < 20 or token not in str(caught.value)
+    assert "primia_<8 hexadecimal digits>_<64 hexadecimal digits>" in str(caught.value)
     assert checked_token(f" {TOKEN}\n") == TOKEN
 
 

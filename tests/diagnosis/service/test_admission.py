@@ -18,7 +18,10 @@ def test_nothing_is_told_without_a_token_also_on_loopback(service, clinic) -> No
         answer = httpx.request(method, f"{service.url}{path}", content=b"x" if method == "POST" else None)
         assert "carries no token" in refusal(answer, 401)
         assert answer.headers["www-authenticate"] == "Bearer"
-        for header in (f"Bearer primia_{'0' * 8}_{'0' * 64}", f"Bearer {clinic.token[:-1]}", clinic.token):
+        unknown = {"authorization": f"Bearer primia_{'0' * 8}_{'0' * 64}"}
+        said = refusal(httpx.request(method, f"{service.url}{path}", headers=unknown), 401)
+        assert said == "The token is unknown here; ask who runs the service for a new one."
+        for header in (f"Bearer {clinic.token[:-1]}", clinic.token):
             refusal(httpx.request(method, f"{service.url}{path}", headers={"authorization": header}), 401)
 
 
@@ -62,7 +65,8 @@ def test_a_quota_counts_what_was_answered_and_outlives_a_restart(small, release_
 def test_a_token_with_a_quota_of_nothing_gets_nothing(service, small) -> None:
     barred = Clinic(service, small, service.issue(daily=0))
     for answer in (barred.enrol(), barred.ask()):
-        assert "daily quota is 0" in refusal(answer, 429)
+        assert "may not ask (its daily quota is 0)" in refusal(answer, 403)
+        assert "retry-after" not in answer.headers
     assert not (service.state / "keys" / barred.id).exists()
 
 
