@@ -19,7 +19,6 @@ from primia.federation.released_sums import ReleasedSums
 from primia.federation.site_session import Guard, SiteSession
 from primia.federation.student_work import StudentWork
 from primia.federation.summed_changes import train_layout, weighted_loss
-from primia.federation.summed_gradients import gradient_words
 from primia.federation.summed_statistics import statistics_layout, statistics_values
 from primia.federation.summed_validation import evaluate_layout, evaluate_values
 from primia.federation.vectors import bytes_to_floats, words_to_bytes
@@ -252,7 +251,7 @@ class Site:
         if plan.distributed:
             assert isinstance(work, LocalWork)  # the floors let no student into differential privacy
             gradient = work.gradient(model, mean=request.mean, std=request.std, noise=self._noise)
-            return gradient_words(plan, gradient, noise=self._noise)
+            return plan.noise_share(len(gradient)).words(gradient, noise=self._noise)
         result = work.train(
             model,
             mean=request.mean,

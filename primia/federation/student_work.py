@@ -10,12 +10,13 @@ from primia.data.image_set import ImageSet
 from primia.errors import ProtocolError
 from primia.federation.plan import Plan
 from primia.federation.weights import Floats, head_vector, load_head, vector_digest
-from primia.federation.work import LocalResult, local_seed, within_norm
+from primia.federation.work import LocalResult, local_seed
 from primia.models.networks import build_network
 from primia.models.polynomial import PolynomialNetwork
 from primia.models.released import ReleasedModel
 from primia.models.students import build_student, fold_normalisation
 from primia.privacy.noise import NoiseSource
+from primia.secagg.quantise import within_norm
 from primia.training.augment import changed_copies
 from primia.training.distilled import train_student
 from primia.training.objective import learning_rate_of

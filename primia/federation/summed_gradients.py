@@ -1,7 +1,6 @@
 """The sum of a training round whose noise is distributed: clipped gradients on a grid, each with a share of the noise.
 
-The order of operations is the proof's: clip per patient, sum, round, add discrete noise, reduce modulo 2^32, and
-nothing after that. No cut and no error may depend on the values; see docs/adr/0008-distributed-noise.md.
+A hospital's part is `NoiseShare.words` of its sum of clipped gradients; see docs/adr/0008-distributed-noise.md.
 """
 
 import numpy as np
@@ -9,8 +8,6 @@ from numpy.typing import NDArray
 
 from primia.federation.plan import Plan
 from primia.federation.sums import Totals, impossible
-from primia.privacy.noise import NoiseSource
-from primia.secagg.masks import Words
 from primia.secagg.vector import SIGNED_WORD, Layout, Part
 from primia.training.objective import learning_rate_of
 
@@ -18,13 +15,6 @@ from primia.training.objective import learning_rate_of
 def gradient_layout(parameters: int) -> Layout:
     """Sum of the patients' clipped gradients in steps of the grid."""
     return Layout((Part("gradient", parameters, SIGNED_WORD, signed=True),))
-
-
-def gradient_words(plan: Plan, exact: NDArray[np.float64], *, noise: NoiseSource) -> Words:
-    """One site's part: `exact`, (parameters,), is its sum of clipped gradients; (parameters,) uint32 modulo 2^32."""
-    steps = np.rint(exact / plan.noise_share(len(exact)).grid).astype(np.int64)
-    words: Words = (steps + noise.discrete(len(exact))).astype(np.uint32)
-    return words
 
 
 def gradient_change(plan: Plan, totals: Totals, *, sites: int, round: int) -> NDArray[np.float64]:

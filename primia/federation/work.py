@@ -1,7 +1,6 @@
 """What a site computes on its own images, before anything is quantised or masked."""
 
 import hashlib
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from primia.federation.plan import Plan
 from primia.federation.weights import Floats, head_vector, joined_by_name, load_head
 from primia.models.networks import build_network
 from primia.privacy.noise import NoiseSource
+from primia.secagg.quantise import within_norm
 from primia.training.objective import learning_rate_of
 from primia.training.plain import train_plain
 from primia.training.private import clipped_gradient_sum, draw_patients, index_patients, train_private
@@ -209,17 +209,6 @@ class LocalWork:
                     ]
                 )
         return self._inputs[split]
-
-
-def within_norm(delta: NDArray[np.float64], *, bound: float) -> tuple[NDArray[np.float64], bool]:
-    """Scale `delta` down to an L2 norm of at most `bound`, and say whether that was needed.
-
-    The bound is public and only honest sites keep it: no single change is seen by anybody who could check.
-    """
-    norm = math.sqrt(np.square(delta).sum())  # not BLAS, whose sum depends on the number of threads
-    if not bound < norm < math.inf:  # what is no finite number is left to the quantiser, which refuses it
-        return delta, False
-    return delta * (bound * (1 - 1e-12) / norm), True
 
 
 def local_seed(seed: int, *, round: int, site: str) -> int:

@@ -3,9 +3,13 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from primia.errors import PrivacyError
 from primia.privacy.discrete_accounting import LARGEST_COHORT, LARGEST_VECTOR
 from primia.privacy.discrete_gaussian import DEVIATION
+from primia.privacy.noise import NoiseSource
 
 _WORD = 32  # bits of the integers that are summed, the sign included
 _WRAP = 2.0**-40  # chance of a sum that leaves them
@@ -34,6 +38,15 @@ class NoiseShare:
     total_noise_multiplier: float
     hospitals: int
     parameters: int
+
+    def words(self, exact: NDArray[np.float64], *, noise: NoiseSource) -> NDArray[np.uint32]:
+        """One hospital's part: `exact`, (parameters,), is its sum of clipped gradients; integers modulo 2^32.
+
+        The order of operations is the proof's: round, add discrete noise, reduce, and nothing after that. No cut and
+        no error may depend on the values; see docs/adr/0008-distributed-noise.md.
+        """
+        steps = np.rint(exact / self.grid).astype(np.int64)
+        return (steps + noise.discrete(len(exact))).astype(np.uint32)
 
     def bits_needed(self, *, population: int, sampling_rate: float = 1.0) -> int:
         """Bits, with the sign, that hold every coordinate of a sum but for a chance of 2^-40.

@@ -101,6 +101,17 @@ class Quantiser:
             )
 
 
+def within_norm(delta: NDArray[np.float64], *, bound: float) -> tuple[NDArray[np.float64], bool]:
+    """Scale `delta` down to an L2 norm of at most `bound`, and say whether that was needed.
+
+    The bound is public and only honest sites keep it: no single change is seen by anybody who could check.
+    """
+    norm = math.sqrt(np.square(delta).sum())  # not BLAS, whose sum depends on the number of threads
+    if not bound < norm < math.inf:  # what is no finite number is left to the quantiser, which refuses it
+        return delta, False
+    return delta * (bound * (1 - 1e-12) / norm), True
+
+
 def rounding_stream(seed: int, *, round: int, site: str) -> Keystream:
     """The random stream that rounds one site's update in one round; public, as no proof needs it secret.
 

@@ -11,7 +11,7 @@ from primia.data.image_set import load_image_set
 from primia.errors import ConfigError, FederationError, PrimiaError, ProtocolError
 from primia.federation.aggregate import aggregate
 from primia.federation.plan import read_plan
-from primia.federation.summed_gradients import check_gradients, gradient_change, gradient_layout, gradient_words
+from primia.federation.summed_gradients import check_gradients, gradient_change, gradient_layout
 from primia.federation.weights import head_vector, joined_by_name
 from primia.federation.work import LocalWork
 from primia.models.networks import build_network
@@ -62,7 +62,8 @@ def gradients(parameters=500, norm=1.0):
 
 def test_the_sum_without_noise_is_that_of_the_gradients_up_to_half_a_step_a_site(plan):
     exact = gradients(norm=12.0)
-    total = sum(gradient_words(plan, site, noise=NoNoise()).astype(np.uint64) for site in exact).astype(np.uint32)
+    share = plan.noise_share(500)
+    total = sum(share.words(site, noise=NoNoise()).astype(np.uint64) for site in exact).astype(np.uint32)
     change = gradient_change(plan, gradient_layout(500).unpack(total), sites=3, round=1)
     expected = -plan.privacy.learning_rate * exact.sum(axis=0) / (plan.privacy.expected_batch * 3)
     np.testing.assert_allclose(change, expected, atol=1e-4 * np.abs(expected).max())
@@ -70,8 +71,8 @@ def test_the_sum_without_noise_is_that_of_the_gradients_up_to_half_a_step_a_site
 
 
 def test_a_sum_that_passes_zero_or_the_word_is_read_as_signed(plan):
-    grid = plan.noise_share(2).grid
-    words = [gradient_words(plan, np.array([-1000.0, 1000.0]) * grid, noise=NoNoise()) for _ in range(3)]
+    share = plan.noise_share(2)
+    words = [share.words(np.array([-1000.0, 1000.0]) * share.grid, noise=NoNoise()) for _ in range(3)]
     total = sum(word.astype(np.uint64) for word in words).astype(np.uint32)
     assert gradient_layout(2).unpack(total)["gradient"].tolist() == [-3000, 3000]
 
@@ -79,7 +80,7 @@ def test_a_sum_that_passes_zero_or_the_word_is_read_as_signed(plan):
 def test_the_noise_actually_summed_is_that_of_the_accountant(plan):
     share = plan.noise_share(20_000)
     zero = np.zeros(20_000)
-    drawn = [gradient_words(plan, zero, noise=SystemNoise()).view(np.int32).astype(np.int64) for _ in range(3)]
+    drawn = [share.words(zero, noise=SystemNoise()).view(np.int32).astype(np.int64) for _ in range(3)]
     # Two honest hospitals stay if one is curious: their noise over the sensitivity is what was accounted.
     honest = np.std(drawn[0] + drawn[1])
     sensitivity = share.clip_steps + np.sqrt(20_000)

@@ -8,8 +8,9 @@ from primia.federation.local_normalisation import LocalNormalisation, normalisat
 from primia.federation.messages import Description
 from primia.federation.plan import PrivacyPlan, draft_plan
 from primia.federation.weights import head_vector, load_head
-from primia.federation.work import LocalWork, within_norm
+from primia.federation.work import LocalWork
 from primia.models.networks import build_network
+from primia.secagg.quantise import within_norm
 from primia.training.objective import learning_rate_of
 
 NETWORK = {"classes": 3, "pixels": 16, "seed": 1}
