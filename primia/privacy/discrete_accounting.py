@@ -8,6 +8,7 @@ Steinke 2021). The proof is in docs/adr/0008-distributed-noise.md.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ def discrete_epsilon(releases: Sequence[Release], *, delta: float) -> float:
     """
     moments = np.zeros(len(_INTEGER_ORDERS))
     for release in releases:
-        one = log_moments(_INTEGER_ORDERS, sampling_rate=release.sampling_rate, noise=release.noise_multiplier)
+        one = _moments(release.sampling_rate, release.noise_multiplier)
         if release.discrete:
             tau = sum_divergence(shares=LARGEST_COHORT, deviation=DEVIATION)
             one = one + (2 * _INTEGER_ORDERS - 1) * LARGEST_VECTOR * tau
@@ -48,6 +49,12 @@ def discrete_epsilon(releases: Sequence[Release], *, delta: float) -> float:
     # P and Q are both that far from what was bounded: δ grows by (1 + e^ε) times the distance.
     room = math.log(_SPARED * delta) - math.log(TOTAL_VARIATION * drawn) if drawn else math.inf
     return epsilon if np.logaddexp(0, epsilon) <= room else math.inf
+
+
+@lru_cache(maxsize=64)
+def _moments(sampling_rate: float, noise: float) -> NDArray[np.float64]:
+    """Kept, as a privacy curve asks for them at every δ."""
+    return log_moments(_INTEGER_ORDERS, sampling_rate=sampling_rate, noise=noise)
 
 
 def log_moments(orders: NDArray[np.int_], *, sampling_rate: float, noise: float) -> NDArray[np.float64]:

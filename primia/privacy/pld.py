@@ -2,6 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from primia.privacy.release import Release
 
@@ -18,6 +22,18 @@ def pld_epsilon(releases: Sequence[Release], *, delta: float) -> float | None:
         releases: merged, none discrete, at least one.
         delta: δ in (0, 1).
     """
+    epsilon = float(_composed(releases).get_epsilon_for_delta(delta))
+    return epsilon if math.isfinite(epsilon) else None
+
+
+def pld_deltas(releases: Sequence[Release], epsilons: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Upper bound of δ at each of `epsilons` ≥ 0, for patients added and removed; arguments as in `pld_epsilon`."""
+    total = _composed(releases)
+    return np.array([float(total.get_delta_for_epsilon(epsilon)) for epsilon in epsilons])
+
+
+def _composed(releases: Sequence[Release]) -> Any:
+    """The privacy loss distribution of all releases."""
     from dp_accounting.pld import privacy_loss_distribution
 
     step = _GRID * math.sqrt(
@@ -33,8 +49,7 @@ def pld_epsilon(releases: Sequence[Release], *, delta: float) -> float | None:
         composed = one.self_compose(release.steps) if release.steps > 1 else one
         total = composed if total is None else total.compose(composed)
     assert total is not None
-    epsilon = float(total.get_epsilon_for_delta(delta))
-    return epsilon if math.isfinite(epsilon) else None
+    return total
 
 
 def _variance(release: Release) -> float:
