@@ -1,12 +1,13 @@
-"""attack: what an attacker gets out of an update, against what the accountant allows."""
+"""attack: what attackers get out of updates and of the released model, against what the accountant allows."""
 
 from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
 
-from tasks.attack import attack_model
+from tasks.attack import WORKERS, attack_model
 from tasks.stage import parameters, run_stage
 
 
-@flow(name="attack")
+@flow(name="attack", task_runner=ThreadPoolTaskRunner(max_workers=WORKERS))
 def attack() -> None:
     """One stage of dvc.yaml."""
     attack_model(parameters())

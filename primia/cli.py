@@ -1,4 +1,4 @@
-"""The command `primia`: what a hospital types to have an image diagnosed, or to look at what privacy it spent."""
+"""The command `primia`: what a hospital or a researcher types, without the pipeline."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from primia import cli_diagnosis, cli_ledger, cli_token, cli_viewer
+from primia import cli_attack, cli_diagnosis, cli_ledger, cli_token, cli_viewer
 from primia.errors import PrimiaError
 
 # MONAI imports what it finds installed, MLflow and matplotlib among it: at a clinic these neither call home nor write
@@ -26,7 +26,13 @@ app = typer.Typer(
 app.add_typer(cli_ledger.app, name="ledger", no_args_is_help=True)
 app.add_typer(cli_token.app, name="token", no_args_is_help=True)
 
-for command in (cli_diagnosis.keygen, cli_diagnosis.enrol, cli_diagnosis.diagnose, cli_viewer.viewer):
+for command in (
+    cli_attack.attack,
+    cli_diagnosis.keygen,
+    cli_diagnosis.enrol,
+    cli_diagnosis.diagnose,
+    cli_viewer.viewer,
+):
     app.command()(command)
 
 

@@ -1,59 +1,49 @@
-"""The attack stage: gradient retrieval at the first and at the released weights; the worse one counts."""
+"""The attack stage: parts of attacks, side by side as mapped tasks, and the verdict over all of them."""
 
-from dataclasses import replace
-from functools import partial
+import os
 
+import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from primia.attacks.campaign import Campaign, Job, attacks_on
 from primia.attacks.results import write_results
-from primia.attacks.run import retrieval_curve, run_retrieval
+from primia.attacks.staging import set_scene, uncovered
 from primia.config import Params
 from primia.data.image_set import load_image_set
 from primia.files import folder_in_progress, read_json
 from primia.models.released import load_model
-from primia.training.pretrain import initial_network
-from primia.training.private import private_gradient
-from tasks.paths import ATTACK, FEDERATED, FEDERATION, TEST_SET
+from tasks.environment import state_folder
+from tasks.paths import ATTACK, FEDERATED, FEDERATION, SITES, TEST_SET
 from tasks.progress import progress
+
+WORKERS = os.cpu_count() or 1
 
 
 @task(cache_policy=NO_CACHE)
 def attack_model(params: Params) -> None:
-    """Write results/attack. Test patients are the candidates: nobody was trained on them."""
-    released = load_model(FEDERATED, classes=params.ingest.classes)
-    first = replace(
-        released,
-        network=initial_network(
-            params.model, params.training, classes=params.ingest.classes, pixels=params.preprocess.pixels
-        ),
-        round=0,
+    """Write results/attack. Test patients are the candidates: nobody was trained on them.
+
+    An interrupted stage goes on with the parts that are missing.
+    """
+    torch.set_num_threads(1)  # the parts run side by side instead
+    scene = set_scene(
+        params,
+        read_json(FEDERATION / "privacy.json"),
+        load_model(FEDERATED, classes=params.ingest.classes),
+        candidates=load_image_set(TEST_SET),
+        sites=SITES,
     )
-    gallery = load_image_set(TEST_SET)
-    # The noise that was really drawn, from the file of the federation, not what params.yaml asks for.
-    privacy = read_json(FEDERATION / "privacy.json")
-    sigma = float(privacy["noise_multiplier"]) if privacy["enabled"] else 0.0
-    clip = params.privacy.clip_norm
-    release = partial(private_gradient, precision=params.training.precision)
-    reports = []
-    for model in (first, released):
-        with progress(f"Attacking the weights of round {model.round}") as advance:
-            reports.append(
-                run_retrieval(
-                    model,
-                    gallery,
-                    clip_norm=clip,
-                    noise_multiplier=sigma,
-                    settings=params.attack,
-                    on_progress=advance,
-                    release=release,
-                )
-            )
-    curve = []
-    if sigma > 0:
-        with progress("Retrieval against the noise") as advance:
-            curve = retrieval_curve(
-                released, gallery, clip_norm=clip, settings=params.attack, on_progress=advance, release=release
-            )
+    with progress("Attacks, per mille done") as advance:
+        campaign = Campaign(scene, attacks_on(scene), state_folder() / "attack", on_progress=advance)
+
+        # A closure, since Prefect would look through whatever it is given, images included.
+        @task(name="attack part", task_run_name="{name}", cache_policy=NO_CACHE)
+        def attack_part(name: str) -> None:
+            campaign.do(jobs[name])
+
+        jobs: dict[str, Job] = {job.name: job for job in campaign.jobs}
+        attack_part.map(list(jobs)).result()
     with folder_in_progress(ATTACK) as folder:
-        write_results(folder, reports, curve, model_digest=released.digest())
+        write_results(folder, campaign.reports(), model_digest=scene.released.digest(), uncovered=uncovered(scene))
+    campaign.forget()

@@ -63,8 +63,7 @@ def _rows() -> dict[str, str]:
         f"{utility['patients']} test patients",
         **({"comparison": _comparison(comparison)} if comparison["enabled"] else {}),
         "privacy": _privacy(privacy),
-        "attack": f"{attack['verdict']}: {_percent(attack['retrieval_rate'])} of updates traced to their patient "
-        f"({_percent(attack['retrieval_low'])} to {_percent(attack['retrieval_high'])}), {_bound(attack)}",
+        "attack": _attacks(attack),
         "encryption": f"{encryption['agreement']:.0%} agreement with the plaintext network on {encryption['images']} "
         f"images, {encryption['latency_s']:.2f} s an image",
     }
@@ -93,6 +92,14 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _bound(attack: Mapping[str, Any]) -> str:
-    bound = attack.get("retrieval_bound")
-    return "nothing limits it" if bound is None else f"the lower end may reach {_percent(bound)}"
+def _attacks(attack: Mapping[str, Any]) -> str:
+    """The verdict, how often updates were traced, and the attacks that did not pass."""
+    traced = attack["gradient_retrieval"]
+    bound = traced["bound"]
+    allowed = "nothing limits it" if bound is None else f"privacy allows {_percent(bound)}"
+    left = [f"{name} {each['verdict']}" for name, each in attack.items() if isinstance(each, dict)]
+    left = [each for each in left if not each.endswith("PASS")]
+    return (
+        f"{attack['verdict']} ({attack['budget']}): {_percent(traced['rate'])} of updates traced to their patient "
+        f"({_percent(traced['low'])} to {_percent(traced['high'])}; {allowed})" + "".join(f"; {each}" for each in left)
+    )

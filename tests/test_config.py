@@ -177,13 +177,3 @@ def test_a_missing_or_broken_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not valid YAML"):
         load_params(tmp_path / "params.yaml")
     assert "holds no mapping" in refused(["ingest"])
-
-
-def test_an_attack_with_too_few_trials_for_its_confidence_is_refused_with_the_number() -> None:
-    raw = shipped()
-    raw["attack"]["trials"] = 72
-    assert "attack.trials is 72, but at attack.confidence 0.999 no control can succeed in fewer than 73" in refused(raw)
-    raw["attack"]["trials"] = 73
-    assert parse_params(raw).attack.trials == 73
-    raw["attack"] |= {"trials": 36, "confidence": 0.95}
-    assert parse_params(raw).attack.trials == 36

@@ -1,54 +1,92 @@
-"""The files of results/attack: every attack's report, the worst of them in numbers, and the curve to plot."""
+"""The files of results/attack: every attack's report, the worst in numbers, and what the pictures are drawn from."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
 
 from primia.attacks.contract import AttackReport, Verdict
-from primia.attacks.run import CurvePoint
-from primia.files import write_json, write_text
+from primia.attacks.document import AttackDocument
+from primia.files import write_bytes, write_csv, write_json
 
-SCHEMA_VERSION = 1
 _SEVERITY = (Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.FAIL)
+_RETRIEVAL = "gradient_retrieval"
+# Files of points, one row each, from the facts of the attacks that draw them.
+_CURVES = {
+    "retrieval.csv": ("curve", _RETRIEVAL, ("noise_multiplier", "rate", "low", "high", "bound")),
+    "audit.csv": (
+        "curve",
+        "one_run_audit",
+        ("noise_multiplier", "epsilon", "epsilon_lower", "epsilon_gaussian", "ceiling"),
+    ),
+    "roc.csv": ("roc", "membership", ("model", "fpr", "tpr")),
+}
 
 
-def worst(reports: Sequence[AttackReport]) -> AttackReport:
+def worst(reports: Iterable[AttackReport]) -> AttackReport:
     """Pick the report that speaks most against the model: FAIL, then INCONCLUSIVE, then the highest rate."""
-    return max(reports, key=lambda report: (_SEVERITY.index(report.verdict), report.trials.rate))
+    return max(reports, key=lambda report: (_SEVERITY.index(report.verdict), report.outcome.trials.rate))
 
 
 def write_results(
-    folder: Path, reports: Sequence[AttackReport], curve: Sequence[CurvePoint], *, model_digest: str
+    folder: Path, reports: Sequence[AttackReport], *, model_digest: str, uncovered: Sequence[str]
 ) -> None:
-    """Write attack.json, metrics.json and retrieval.csv.
+    """Write attack.json, metrics.json, the curves as CSV, and pictures.safetensors.
 
     Args:
         folder: results/attack.
-        reports: gradient retrieval at every attacked round; that of the released model among them.
-        curve: points for the plot of rate against noise multiplier; none without privacy.
+        reports: at every attacked round; that of the released model among them.
         model_digest: digest of the released model, to which the verdict is bound.
+        uncovered: what the attacks published of patients whom no budget covers.
     """
     assert model_digest in {report.model_digest for report in reports}
-    decisive = worst(reports)
-    low, high = decisive.trials.interval(decisive.confidence)
-    write_json(
-        folder / "attack.json",
+    by_name: dict[str, list[AttackReport]] = {}
+    for report in reports:
+        by_name.setdefault(report.name, []).append(report)
+    decisive = {name: worst(group) for name, group in by_name.items()}
+    document = AttackDocument.model_validate(
         {
-            "schema_version": SCHEMA_VERSION,
-            "attacks": [report.to_json() for report in reports],
-            "verdict": decisive.verdict.value,
+            "budget": reports[0].budget,
+            "attacks": [_finite(report.to_json()) for report in reports],
+            "verdict": worst(reports).verdict,
+            "verdicts": {name: report.verdict for name, report in decisive.items()},
+            "uncovered": list(uncovered),
             "model_digest": model_digest,
-            "data_hash": decisive.data_hash,
-        },
+            "data_hash": reports[0].data_hash,
+        }
     )
-    write_json(
-        folder / "metrics.json",
-        {
-            "retrieval_rate": decisive.trials.rate,
-            "retrieval_low": low,
-            "retrieval_high": high,
-            "retrieval_bound": decisive.bound,
-            "verdict": decisive.verdict.value,
-        },
-    )
-    lines = [f"{p.noise_multiplier},{p.trials.rate},{p.low},{p.high},{p.bound}" for p in curve]
-    write_text(folder / "retrieval.csv", "\n".join(["noise_multiplier,rate,low,high,bound", *lines]) + "\n")
+    write_json(folder / "attack.json", document.model_dump(mode="json"))
+    figures = {name: _figures(report) for name, report in decisive.items()}
+    write_json(folder / "metrics.json", {"verdict": document.verdict.value, "budget": document.budget, **figures})
+    for file, (fact, name, columns) in _CURVES.items():
+        rows = [row for report in by_name.get(name, []) for row in report.outcome.facts.get(fact, [])]
+        write_csv(folder / file, columns, ([row[column] for column in columns] for row in rows))
+    pictures = {
+        f"{report.name}.{report.round}.{name}": array.clone()
+        for report in reports
+        for name, array in report.outcome.pictures.items()
+    }
+    write_bytes(folder / "pictures.safetensors", save(pictures))
+
+
+def _figures(report: AttackReport) -> dict[str, Any]:
+    """What `dvc metrics show` and MLflow tell of an attack: that of the worst weights attacked."""
+    low, high = report.outcome.trials.interval(report.confidence)
+    return {
+        "verdict": report.verdict.value,
+        "rate": report.outcome.trials.rate,
+        "low": low,
+        "high": high,
+        "bound": report.outcome.bound,
+    }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,38 +1,33 @@
 """Gradient retrieval: whose image made this update? Worst case, every candidate's image and label being known."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from primia.attacks.contract import ReleaseCheck, Trials
-from primia.privacy.noise import NoiseSource
+from primia.attacks.bounds import gaussian_reconstruction_bound, reconstruction_bound
+from primia.attacks.budget import Budget
+from primia.attacks.contract import Advance, Check, Outcome, Part, Trials
+from primia.attacks.scene import Scene
+from primia.attacks.views import Candidates, RoundView, StepView, View, deal_candidates
 
-# The signature of primia.training.private.private_gradient.
-UpdateRelease = Callable[..., dict[str, Tensor]]
+CURVE = (0.25, 0.5, 1.0, 2.0, 4.0)  # noise multipliers
+CONVINCING = 0.9  # an attacker below this on an undefended release proves nothing by failing
+ROUNDING = 1e-4  # relative, of a norm in float32
+# Standard errors that honest noise may seem to be off; by luck once in two million reports.
+NOISE_ERRORS = 5.0
 
+_TRIALS = 200  # of one part
 # Numbers held at once, of updates as of gradients: plenty for a head of 40,000 weights; a ResNet-18 goes in blocks.
-BLOCK = 2**28
-KEPT = 2**30  # float32 values of candidates' gradients, 4 GiB
-GROUP = 256  # gradients compared at once
-SLICE = 2**17  # weights compared at once, in float64
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """What the attacker knows: the weights, and one image with its label of every patient there may be.
-
-    Attributes:
-        head: the learned part of the network, as broadcast to the sites.
-        inputs: what the head sees, (patients, ...) float32.
-        labels: (patients,) int64.
-    """
-
-    head: nn.Module
-    inputs: Tensor
-    labels: Tensor
+_BLOCK = 2**28
+_GROUP = 256  # gradients compared at once
+_SLICE = 2**17  # weights compared at once, in float64
+# Standard errors that independent noise of two updates may seem to agree; by luck once in 10^10 reports.
+_STRANGE = 7.0
+_PAIRS = 20  # updates whose noise is compared with that of the one before
 
 
 @dataclass(frozen=True)
@@ -59,110 +54,273 @@ def draw_lineups(*, patients: int, gallery: int, trials: int, generator: torch.G
     return Lineups(members, torch.randint(gallery, (trials,), generator=generator))
 
 
-class SiteStep:
-    """One step of a site's training code on given patients, as the coordinator would receive it."""
+@dataclass(frozen=True)
+class GradientRetrieval:
+    """The attacker names, among equally likely candidates, the patient behind an update, by likelihood.
 
-    def __init__(self, candidates: Candidates, *, clip_norm: float, release: UpdateRelease, noise: NoiseSource) -> None:
-        self._candidates = candidates
-        self._clip_norm = clip_norm
-        self._release = release
-        self._noise = noise
-        self._clean: list[Tensor] = []
+    Each trial is one release in which exactly one of `gallery` known patients takes part. Worst case: the attacker
+    knows every candidate's image and label, and subtracts what others contribute, which is why nobody else is drawn
+    (Balle et al. 2022). Galleries and targets come from the seed, so that all controls see the same ones.
 
-    def update(self, drawn: list[int], *, noise_multiplier: float) -> Tensor:
-        """Release the update of the patients `drawn`, (weights,) float32; nobody else takes part."""
-        released = self._release(
-            self._candidates.head,
-            inputs=self._candidates.inputs,
-            labels=self._candidates.labels,
-            patients_drawn=[torch.tensor(row) for row in drawn],
-            clip_norm=self._clip_norm,
-            noise_multiplier=noise_multiplier,
-            expected_batch=1,
-            noise=self._noise,
-        )
-        return torch.cat([released[name].detach().flatten() for name in sorted(released)]).float()
+    `view` is what it sees: `step`, as the accountant's adversary does, or `round`, the change that leaves a hospital.
 
-    def clean_gradients(self) -> Iterator[Tensor]:
-        """Each candidate's noiseless update in turn; kept while they fit in memory, computed again beyond."""
-        yield from self._clean
-        for row in range(len(self._clean), len(self._candidates.labels)):
-            gradient = self.update([row], noise_multiplier=0.0)
-            if (row + 1) * gradient.numel() <= KEPT and len(self._clean) == row:
-                self._clean.append(gradient)
-            yield gradient
-
-    def longest(self) -> float:
-        """Length of the longest noiseless update of one patient, in clip norms; NaN if any is NaN."""
-        lengths = torch.stack([gradient.double().norm() for gradient in self.clean_gradients()])
-        return float(lengths.max()) / self._clip_norm
-
-
-def unlikelihoods(updates: Tensor, gradients: Iterator[Tensor]) -> Tensor:
-    """Score every candidate for every update: smaller is likelier under Gaussian noise of any size.
-
-    Squared distance ‖u − g‖² = ‖u‖² − 2⟨u, g⟩ + ‖g‖² less the ‖u‖² that all candidates share, in float64
-    because near candidates differ in late digits.
-
-    Args:
-        updates: (updates, weights) float32.
-        gradients: (weights,) float32 for each candidate.
-
-    Returns:
-        (updates, candidates) float64.
+    Facts: weights; patients; longest, the longest noiseless update in clip norms; noise and noise_error, what noise
+    added to the updates, in the declared deviation, and the standard error of that; repeated, the largest correlation
+    of the noise of consecutive updates, in standard errors; curve, the same attack at other noise multipliers.
     """
-    weights = updates.shape[1]
-    columns = []
-    while group := list(islice(gradients, max(1, min(GROUP, BLOCK // weights)))):
-        stacked = torch.stack(group)
-        scores = torch.zeros(len(updates), len(group), dtype=torch.float64)
-        for start in range(0, weights, SLICE):
-            part = stacked[:, start : start + SLICE].double()
-            scores += part.square().sum(dim=1) - 2 * updates[:, start : start + SLICE].double() @ part.T
-        columns.append(scores)
-    return torch.cat(columns, dim=1)
+
+    round: str = "released"
+    view: Literal["step", "round"] = "step"
+
+    version = 2
+    tier = "worst case"
+
+    @property
+    def name(self) -> str:
+        """Of this attack."""
+        return "gradient_retrieval" if self.view == "step" else "round_retrieval"
+
+    def trials(self, budget: Budget) -> int:
+        """Updates."""
+        return budget.retrieval_trials
+
+    def parts(self, scene: Scene) -> int:
+        """So many trials at a time."""
+        return math.ceil(self.trials(scene.budget) / _TRIALS)
+
+    def part(self, scene: Scene, index: int, advance: Advance) -> Part:
+        """Trials undefended, with nobody, as released, and, at the released weights, over a range of noise."""
+        model = scene.model(self.round)
+        candidates = deal_candidates(scene, model)
+        view = self._view(scene, candidates)
+        trials = min(_TRIALS, self.trials(scene.budget) - index * _TRIALS)
+        lineups = draw_lineups(
+            patients=len(candidates),
+            gallery=scene.settings.gallery,
+            trials=trials,
+            generator=scene.generator("lineups", index),
+        )
+        curve = CURVE if self._draws_curve(scene) else ()
+        count = _counter((2 + (scene.declared is not None) + len(curve)) * trials, advance)
+        values: dict[str, Any] = {
+            "trials": trials,
+            "patients": len(candidates),
+            "undefended": _attempt(view, lineups, defended=False, count=count).successes,
+            "nobody": _attempt(
+                view, lineups, defended=scene.declared is not None, anybody=False, count=count
+            ).successes,
+        }
+        if scene.declared is None:
+            return Part(values | {"weights": view.clean(0, defended=False).numel()})
+        attacked = _attempt(view, lineups, defended=True, count=count)
+        values |= {"attacked": attacked.successes, "residual": attacked.residual, "weights": attacked.weights}
+        lengths = torch.stack([view.clean(row, defended=True).double().norm() for row in range(len(candidates))])
+        values["longest"] = float(lengths.max()) / scene.declared.clip_norm
+        values["repeated"] = _repeated(view, lineups) if self.view == "step" else 0.0
+        values["curve"] = [
+            _attempt(self._view(_noisier(scene, sigma), candidates), lineups, defended=True, count=count).successes
+            for sigma in curve
+        ]
+        return Part(values)
+
+    def gather(self, scene: Scene, parts: Sequence[Part]) -> Outcome:
+        """Sum up, and compare with γ of the release that was seen."""
+        chance, declared = 1 / scene.settings.gallery, scene.declared
+        total = sum(part.values["trials"] for part in parts)
+
+        def hits(arm: str) -> Trials:
+            return Trials(sum(part.values[arm] for part in parts), total, chance)
+
+        facts: dict[str, Any] = {key: parts[0].values[key] for key in ("weights", "patients")}
+        bound: float | None = None
+        checks: tuple[Check, ...] = ()
+        limits: tuple[str, ...] = ()
+        promise = ""
+        if declared is not None:
+            seen = declared.taking_part() if self.view == "step" else declared.one_round()
+            bound = reconstruction_bound(seen, chance=chance)
+            promise = f"The declared privacy of one {self.view}"
+            facts["longest"] = max(
+                (part.values["longest"] for part in parts), key=lambda value: (value != value, value)
+            )
+            checks, limits = (_clipping(facts["longest"]),), _untested(facts["longest"])
+            if self.view == "step":
+                squares = sum(part.values["residual"] for part in parts) / (total * facts["weights"])
+                facts["noise"] = squares**0.5 / (declared.noise_seen * declared.clip_norm)
+                facts["noise_error"] = (2 * total * facts["weights"]) ** -0.5
+                facts["repeated"] = max(part.values["repeated"] for part in parts)
+                checks = (*checks, *_noise(facts))
+        if self._draws_curve(scene):
+            facts["curve"] = self._curve(scene, parts, total=total)
+        return Outcome(
+            deed="named the right patient",
+            cases="updates",
+            trials=hits("undefended" if declared is None else "attacked"),
+            bound=bound,
+            promise=promise,
+            positive=hits("undefended"),
+            negative=hits("nobody"),
+            convincing=CONVINCING,
+            checks=checks,
+            limits=limits,
+            facts=facts,
+        )
+
+    def _view(self, scene: Scene, candidates: Candidates) -> View:
+        return StepView(scene, candidates) if self.view == "step" else RoundView(scene, candidates)
+
+    def _draws_curve(self, scene: Scene) -> bool:
+        return (
+            scene.declared is not None
+            and not scene.declared.discrete
+            and (self.round, self.view)
+            == (
+                "released",
+                "step",
+            )
+        )
+
+    def _curve(self, scene: Scene, parts: Sequence[Part], *, total: int) -> list[dict[str, float]]:
+        chance, rows = 1 / scene.settings.gallery, []
+        for place, sigma in enumerate(CURVE):
+            trials = Trials(sum(part.values["curve"][place] for part in parts), total, chance)
+            low, high = trials.interval(scene.settings.confidence)
+            bound = gaussian_reconstruction_bound(chance=chance, mu=1 / sigma)
+            rows.append({"noise_multiplier": sigma, "rate": trials.rate, "low": low, "high": high, "bound": bound})
+        return rows
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """Trials of one release, and the mean square per weight of observed update minus noiseless update."""
+class _Attempt:
+    """Right answers, and the sum of squares of observed update minus noiseless update."""
 
-    trials: Trials
+    successes: int
     residual: float
     weights: int
 
-    def check(self, step: SiteStep, *, clip_norm: float, noise_multiplier: float) -> ReleaseCheck:
-        """Compare the observed updates with what a clipped gradient and the declared noise would give."""
-        declared = noise_multiplier * clip_norm
-        return ReleaseCheck(
-            longest=step.longest(),
-            noise=self.residual**0.5 / declared,
-            # of the root mean square of that many normal numbers
-            noise_error=(2 * self.weights * self.trials.total) ** -0.5,
-        )
 
-
-def attempt(
-    step: SiteStep, lineups: Lineups, *, noise_multiplier: float, anybody: bool, on_trial: Callable[[], None]
-) -> Attempt:
-    """Let the attacker name the target of every trial from one update each.
-
-    `anybody` False makes the update depend on no patient (negative control). The attacker may subtract what
-    the other patients contributed, which is why nobody but the target is drawn (Balle et al. 2022).
-    """
-    trials, gallery = lineups.members.shape
-    weights = next(iter(step.clean_gradients())).numel()
-    block = max(1, BLOCK // weights)
+def _attempt(
+    view: View, lineups: Lineups, *, defended: bool, count: Callable[[], None], anybody: bool = True
+) -> _Attempt:
+    """Attack each trial; with `anybody` False the update depends on no patient (negative control)."""
+    trials = len(lineups.targets)
+    weights = view.clean(0, defended=defended).numel()
+    block = max(1, _BLOCK // weights)
     successes, residual = 0, 0.0
     for start in range(0, trials, block):
         rows = slice(start, min(start + block, trials))
         updates = torch.empty(rows.stop - rows.start, weights)
         for place, patient in enumerate(lineups.patients[rows].tolist()):
-            updates[place] = step.update([patient] if anybody else [], noise_multiplier=noise_multiplier)
-            on_trial()
-        scores = unlikelihoods(updates, step.clean_gradients())
+            updates[place] = view.update([patient] if anybody else [], defended=defended)
+            count()
+        patients = int(lineups.members.max()) + 1
+        gradients = (view.clean(row, defended=defended) for row in range(patients))
+        scores = unlikelihoods(updates, gradients, patients=patients, most_steps=view.most_steps)
         guesses = scores.gather(1, lineups.members[rows]).argmin(dim=1)
         successes += int((guesses == lineups.targets[rows]).sum())
         lengths = torch.stack([update.double().square().sum() for update in updates])
-        residual += float((lengths + scores.gather(1, lineups.patients[rows, None])[:, 0]).sum())
-    return Attempt(Trials(successes, trials, 1 / gallery), max(residual, 0.0) / (trials * weights), weights)
+        residual += float((lengths + scores.gather(1, lineups.patients[rows, None])[:, 0]).clamp_min(0).sum())
+    return _Attempt(successes, residual, weights)
+
+
+def unlikelihoods(updates: Tensor, gradients: Any, *, patients: int, most_steps: int = 1) -> Tensor:
+    """Score every candidate for every update: smaller is likelier under Gaussian noise of any size.
+
+    Squared distance ‖u − k·g‖² = ‖u‖² − 2k⟨u, g⟩ + k²‖g‖² less the ‖u‖² that all candidates share, for the number k of
+    steps that suits the candidate best. In float64, because near candidates differ in late digits.
+
+    Args:
+        updates: (updates, weights) float32.
+        gradients: iterable of (weights,) float32, one for each candidate.
+        patients: how many candidates.
+        most_steps: k is between 1 and this.
+
+    Returns:
+        (updates, candidates) float64.
+    """
+    weights = updates.shape[1]
+    group = max(1, min(_GROUP, _BLOCK // weights))
+    waiting, columns = iter(gradients), []
+    for start in range(0, patients, group):
+        stacked = torch.stack([next(waiting) for _ in range(min(group, patients - start))])
+        squares = torch.zeros(len(stacked), dtype=torch.float64)
+        inner = torch.zeros(len(updates), len(stacked), dtype=torch.float64)
+        for first in range(0, weights, _SLICE):
+            part = stacked[:, first : first + _SLICE].double()
+            squares += part.square().sum(dim=1)
+            inner += updates[:, first : first + _SLICE].double() @ part.T
+        times = torch.arange(1, most_steps + 1, dtype=torch.float64)[:, None, None]
+        columns.append((times.square() * squares - 2 * times * inner).amin(dim=0))
+    return torch.cat(columns, dim=1)
+
+
+def _repeated(view: View, lineups: Lineups) -> float:
+    """Largest correlation of the noise of consecutive updates, in standard errors of independent noise."""
+    before, largest = None, 0.0
+    for patient in lineups.patients[:_PAIRS].tolist():
+        noise = (view.update([patient], defended=True) - view.clean(patient, defended=True)).double()
+        noise /= noise.norm()
+        if before is not None:
+            largest = max(largest, abs(float(noise @ before)) * len(noise) ** 0.5)
+        before = noise
+    return largest
+
+
+def _clipping(longest: float) -> Check:
+    return Check(
+        name="longest",
+        value=longest,
+        low=0.0,
+        high=1 + ROUNDING,
+        broken=f"The noiseless update of one patient is {longest:.3g} times as long as the clip norm: "
+        "clipping is skipped or wrong, so the accounted privacy does not hold.",
+    )
+
+
+def _untested(longest: float) -> tuple[str, ...]:
+    if not longest < 1 - ROUNDING:
+        return ()
+    return (
+        f"No update reached the clip norm at these weights (the longest is {longest:.3g} of it), "
+        "so clipping was not put to the test.",
+    )
+
+
+def _noise(facts: dict[str, Any]) -> tuple[Check, ...]:
+    noise, allowed, repeated = facts["noise"], NOISE_ERRORS * facts["noise_error"], facts["repeated"]
+    said = f"The observed updates carry {noise:.3g} times the declared noise"
+    if noise > 1:
+        said = (
+            "The observed updates are longer than clipped gradients with the declared noise (beyond the clipped "
+            f"gradient they carry {noise:.3g} times the noise): clipping is skipped or the release is not the declared "
+            "one."
+        )
+    else:
+        said += ": noise is missing or too small, so the accounted privacy does not hold."
+    return (
+        Check(name="noise", value=noise, low=1 - allowed, high=1 + allowed, broken=said),
+        Check(
+            name="repeated",
+            value=repeated,
+            low=0.0,
+            high=_STRANGE,
+            broken=f"The noise of two updates agrees by {repeated:.3g} standard errors: it is drawn once and used "
+            "again, so that their difference shows the patients.",
+        ),
+    )
+
+
+def _noisier(scene: Scene, sigma: float) -> Scene:
+    assert scene.declared is not None
+    return replace(scene, declared=replace(scene.declared, noise_multiplier=sigma, noise_seen=sigma))
+
+
+def _counter(total: int, advance: Advance) -> Callable[[], None]:
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        advance(done, total)
+
+    return count

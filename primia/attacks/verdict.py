@@ -1,110 +1,104 @@
 """The one place where trials and controls become PASS, FAIL or INCONCLUSIVE."""
 
-from primia.attacks.contract import Controls, ReleaseCheck, Trials, Verdict
-from primia.config import CONVINCING_RATE
+from primia.attacks.bounds import trials_needed
+from primia.attacks.budget import BUDGETS, Budget
+from primia.attacks.contract import Attack, Outcome, Trials, Verdict
 
 # A sound attacker misses its chance interval by luck; at 0.999 that happens once in a thousand reports, while
 # an attacker that learns the answer by mistake is far outside.
 NEGATIVE_CONFIDENCE = 0.999
-WEAK_BOUND = 0.5  # above, a release may be all it promises and yet betray most patients to this attacker
-ROUNDING = 1e-4  # relative, of a norm in float32
-NOISE_ERRORS = 5.0  # standard errors the measured noise may be off; by luck once in two million reports
+# Of what is left above chance: beyond, a release may be all it promises and yet betray most patients to this attacker.
+WEAK_BOUND = 2 / 3
 
 
-def judge(
-    trials: Trials,
-    controls: Controls,
-    *,
-    bound: float | None,
-    check: ReleaseCheck | None,
-    confidence: float,
-) -> tuple[Verdict, str]:
-    """Decide, and say why in one or two sentences with the numbers.
+def judge(outcome: Outcome, *, attack: Attack, budget: Budget, confidence: float) -> tuple[Verdict, str]:
+    """Decide, and say why in a few sentences with the numbers.
+
+    Without declared privacy nothing passes. A check outside its range, or trials whose lower end exceeds the bound, is
+    a FAIL; the latter only without doubts and with the negative control at chance. INCONCLUSIVE is what proves nothing:
+    a doubt, a negative control off chance, or a positive control that the same rule would not have called broken.
 
     Args:
-        trials: the attacked release.
-        controls: the same attacker where the answer is known.
-        bound: largest success rate the declared privacy allows, None if none was declared.
-        check: what the observed updates say about clipping and noise; required with a bound.
+        outcome: what the attack found.
+        attack: whose larger budgets may be named as a way out.
+        budget: that the attack had.
         confidence: of the two-sided intervals, in (0.5, 1).
     """
+    found = _found(outcome, outcome.trials, confidence)
+    if outcome.bound is None:
+        return Verdict.FAIL, f"Training ran without differential privacy, so nothing limits this attack: {found}."
+    broken = [check.broken for check in outcome.checks if not check.holds]
+    low, _ = outcome.trials.interval(confidence)
+    # Where there is a doubt, or blind guessing succeeds too often, the trials' rate means nothing.
+    if not broken and low > outcome.bound and _at_chance(outcome.negative) and not outcome.doubts:
+        broken = [
+            f"{_capital(found)}, more than the {outcome.bound:.1%} that {_lower(outcome.promise)} allows: "
+            "the release protects less than it is accounted for."
+        ]
+    if broken:
+        return Verdict.FAIL, " ".join(broken)
+    doubt = _doubt(outcome, confidence, attack=attack, budget=budget)
+    if doubt:
+        return Verdict.INCONCLUSIVE, doubt
+    chance = outcome.trials.chance
+    weak = (outcome.bound - chance) / (1 - chance) > WEAK_BOUND
+    limits = ["A bound that high is hardly any protection."] if weak else []
+    return Verdict.PASS, " ".join(
+        [
+            f"{_capital(found)}. {outcome.promise} allows {outcome.bound:.1%}, and the lower end does not exceed it;",
+            f"without defence it was right in {outcome.positive.successes} of {outcome.positive.total}.",
+            *limits,
+            *outcome.limits,
+        ]
+    )
+
+
+def _doubt(outcome: Outcome, confidence: float, *, attack: Attack, budget: Budget) -> str | None:
+    positive, negative = outcome.positive, outcome.negative
+    if outcome.doubts:
+        return " ".join(outcome.doubts)
+    if not _at_chance(negative):
+        return (
+            f"Where nothing can be learned the attacker was right in {negative.successes} of {negative.total}, "
+            f"but blind guessing is {negative.chance:.1%}: the trials are not fair, so nothing follows from them."
+        )
+    assert outcome.bound is not None
+    floor = max(outcome.convincing, outcome.bound)
+    low, _ = positive.interval(confidence)
+    if low < floor:
+        return (
+            f"Without defence the same attacker was right in only {positive.successes} of {positive.total} "
+            f"(lower end {low:.1%}, needed {floor:.1%}): it is too weak, or the trials too few, for its failure to "
+            f"mean anything. {_way_out(positive, floor, confidence, attack=attack, budget=budget)}"
+        )
+    return None
+
+
+def _way_out(positive: Trials, floor: float, confidence: float, *, attack: Attack, budget: Budget) -> str:
+    """Which budget would resolve it."""
+    names = list(BUDGETS)
+    larger = [BUDGETS[name] for name in names[names.index(budget.name) + 1 :]]
+    needed = trials_needed(positive.rate, floor, confidence=confidence)
+    if needed is not None:
+        for each in larger:
+            if attack.trials(each) >= needed:
+                return f"Set attack.budget to {each.name}: at this rate {needed} trials decide."
+        return f"No budget allows the {needed} trials that would decide at this rate."
+    if larger:
+        return (
+            f"More trials would not change that; attack.budget {larger[0].name} lets it try harder, and if that does "
+            "not help, this attack cannot judge this network."
+        )
+    return "This attack cannot judge this network."
+
+
+def _found(outcome: Outcome, trials: Trials, confidence: float) -> str:
     low, high = trials.interval(confidence)
-    found = (
-        f"the attacker named the right patient in {trials.successes} of {trials.total} updates "
+    return (
+        f"the attacker {outcome.deed} in {trials.successes} of {trials.total} {outcome.cases} "
         f"({trials.rate:.1%}, {100 * confidence:g}% interval {low:.1%} to {high:.1%}, "
         f"blind guessing {trials.chance:.1%})"
     )
-    if bound is None:
-        return Verdict.FAIL, f"Training ran without differential privacy, so nothing limits this attack: {found}."
-    assert check is not None
-    for broken in (_broken_release(check), _above_bound(trials, controls, found, bound, low)):
-        if broken:
-            return Verdict.FAIL, broken
-    doubt = _doubt(controls, confidence)
-    if doubt:
-        return Verdict.INCONCLUSIVE, doubt
-    positive = controls.positive
-    limits = ""
-    if bound > WEAK_BOUND:
-        limits += " A bound that high is hardly any protection."
-    if check.longest < 1 - ROUNDING:
-        limits += (
-            f" No update reached the clip norm at these weights (the longest is {check.longest:.3g} of it), "
-            "so clipping was not put to the test."
-        )
-    return Verdict.PASS, (
-        f"{_capital(found)}. The declared privacy of one step allows {bound:.1%}, and the lower end does not exceed "
-        f"it; without noise and clipping it was right in {positive.successes} of {positive.total}.{limits} "
-        "This holds for this attack on single steps, not for the whole training or for other attacks."
-    )
-
-
-def _broken_release(check: ReleaseCheck) -> str | None:
-    if not check.longest <= 1 + ROUNDING:  # written so that NaN is caught, too
-        return (
-            f"The noiseless update of one patient is {check.longest:.3g} times as long as the clip norm: "
-            "clipping is skipped or wrong, so the accounted privacy does not hold."
-        )
-    allowed = NOISE_ERRORS * check.noise_error
-    if not check.noise >= 1 - allowed:
-        return (
-            f"The observed updates carry {check.noise:.3g} times the declared noise: "
-            "noise is missing or too small, so the accounted privacy does not hold."
-        )
-    if not check.noise <= 1 + allowed:
-        return (
-            "The observed updates are longer than clipped gradients with the declared noise "
-            f"(beyond the clipped gradient they carry {check.noise:.3g} times the noise): "
-            "clipping is skipped or the release is not the declared one."
-        )
-    return None
-
-
-def _above_bound(trials: Trials, controls: Controls, found: str, bound: float, low: float) -> str | None:
-    # If blind guessing succeeds too often, the trials leak the answer and their rate means nothing.
-    if low <= bound or not _at_chance(controls.negative):
-        return None
-    return (
-        f"{_capital(found)}, more than the {bound:.1%} that the declared privacy of one step allows: "
-        "the release protects less than it is accounted for."
-    )
-
-
-def _doubt(controls: Controls, confidence: float) -> str | None:
-    positive, negative = controls.positive, controls.negative
-    if not _at_chance(negative):
-        return (
-            f"Given pure noise the attacker was right in {negative.successes} of {negative.total}, "
-            f"but blind guessing is {negative.chance:.1%}: the trials are not fair, so nothing follows from them."
-        )
-    low, _ = positive.interval(confidence)
-    if low < CONVINCING_RATE:
-        return (
-            f"Without noise and clipping the same attacker was right in only {positive.successes} of {positive.total} "
-            f"(lower end {low:.1%}, needed {CONVINCING_RATE:.0%}): it is too weak, or the trials too few, "
-            "for its failure to mean anything."
-        )
-    return None
 
 
 def _at_chance(negative: Trials) -> bool:
@@ -114,3 +108,7 @@ def _at_chance(negative: Trials) -> bool:
 
 def _capital(sentence: str) -> str:
     return sentence[0].upper() + sentence[1:]
+
+
+def _lower(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:]

@@ -89,7 +89,8 @@ class Scattering(nn.Module):
         """Scatter images (n, 1, p, p) of any float type: (n, 217, p/8, p/8) float32."""
         assert images.shape[1:] == (1, self.pixels, self.pixels), tuple(images.shape)
         out = torch.empty(len(images), CHANNELS, self.pixels // STRIDE, self.pixels // STRIDE)
-        with torch.no_grad():
+        # With a graph only for whoever asks for it: an attacker who looks for an image.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
             for start in range(0, len(images), _CHUNK):
                 self._scatter(images[start : start + _CHUNK].float(), out[start : start + _CHUNK])
         return out

@@ -4,13 +4,13 @@ import base64
 import csv
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from primia import files
 from primia.errors import ConfigError, DataError
-from primia.report import plots
+from primia.report import attack_plots, plots
 from primia.report.card import render_card
 from primia.review.gates import FILES, collect_facts
 
@@ -94,10 +94,28 @@ def _draw(results: Path, facts: Mapping[str, Any], folder: Path) -> set[str]:
     if target_epsilon is not None:
         spent = {name: site["epsilon"] for name, site in privacy["per_site"].items()}
         plots.draw_epsilon(folder / "epsilon.png", spent, target_epsilon=target_epsilon)
-    curve = _rows(results / "attack/retrieval.csv")
-    if curve:  # empty without differential privacy: there is no noise to vary
-        plots.draw_retrieval(folder / "retrieval.png", curve, chance=facts["attack"]["attacks"][0]["chance"])
+    _draw_attacks(results / "attack", facts["attack"]["attacks"], folder)
     return {path.stem for path in folder.iterdir()}
+
+
+def _draw_attacks(results: Path, attacks: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Draw what the attacks left points or images for: without differential privacy there is no noise to vary."""
+    from safetensors.numpy import load_file
+
+    chance = {attack["name"]: attack["chance"] for attack in attacks}
+    if curve := _rows(results / "retrieval.csv"):
+        attack_plots.draw_retrieval(folder / "retrieval.png", curve, chance=chance["gradient_retrieval"])
+    if points := _rows(results / "roc.csv"):
+        attack_plots.draw_memberships(folder / "membership.png", points)
+    if audits := _rows(results / "audit.csv"):
+        attack_plots.draw_audit(folder / "audit.png", audits)
+    _require((results / "pictures.safetensors").exists(), results / "pictures.safetensors")
+    pictures = load_file(results / "pictures.safetensors")
+    for place in ("first", "released"):
+        prefix = f"gradient_inversion.{place}."
+        found = {name.removeprefix(prefix): array for name, array in pictures.items() if name.startswith(prefix)}
+        if found:
+            attack_plots.draw_reconstructions(folder / f"inversion{place}.png", found, rows=("best", "median"))
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

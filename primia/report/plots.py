@@ -1,66 +1,21 @@
-"""The pictures of the report, one function each: what the files say, in one quiet, colour-blind safe style.
+"""The pictures of the report, one function each: what the files say.
 
 Every function takes rows as `csv.DictReader` gives them (or a figure read from JSON) and writes one PNG.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-Row = Mapping[str, str]
-
-# Okabe & Ito 2008, without the yellow that vanishes on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INK, QUIET, LIMIT = "#333333", "#999999", "#B22222"
-_STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": QUIET,
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "figure.constrained_layout.use": True,
-    "font.size": 9,
-    "grid.color": "#E8E8E8",
-    "legend.frameon": False,
-    "savefig.dpi": 110,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
-
-
-@contextmanager
-def _figure(path: Path, *, size: tuple[float, float]) -> Iterator[Any]:
-    """Give a styled figure, and write it to `path` without a date or a program name: equal rows, equal bytes."""
-    import matplotlib
-    from cycler import cycler
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}):
-        figure = Figure(figsize=size)  # no pyplot: no global state, and always the Agg canvas
-        yield figure
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Software": None})
-
-
-def _column(rows: Sequence[Row], name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.array([float(row[name]) for row in rows])
-
-
-def _distinct(rows: Sequence[Row], name: str) -> list[str]:
-    return list(dict.fromkeys(row[name] for row in rows))
+from primia.report.canvas import COLOURS, INK, LIMIT, QUIET, Row, canvas, column, distinct
 
 
 def draw_rounds(path: Path, rounds: Sequence[Row], *, released_round: int, target_epsilon: float | None) -> None:
     """Validation MCC, and below it ε spent so far against its target (None: without differential privacy)."""
-    number, mcc = _column(rounds, "round"), _column(rounds, "validation_mcc")
-    with _figure(path, size=(6.4, 2.6 if target_epsilon is None else 4.4)) as figure:
+    number, mcc = column(rounds, "round"), column(rounds, "validation_mcc")
+    with canvas(path, size=(6.4, 2.6 if target_epsilon is None else 4.4)) as figure:
         axes = figure.subplots(1 if target_epsilon is None else 2, 1, sharex=True, squeeze=False)[:, 0]
         axes[0].plot(number, mcc, marker="o", markersize=4)
         released = number == released_round
@@ -70,7 +25,7 @@ def draw_rounds(path: Path, rounds: Sequence[Row], *, released_round: int, targe
         axes[0].set(title="Validation MCC after each round", ylabel="MCC")
         axes[0].legend(loc="lower right")
         if target_epsilon is not None:
-            axes[1].plot(number, _column(rounds, "epsilon"), marker="o", markersize=4, color=COLOURS[1])
+            axes[1].plot(number, column(rounds, "epsilon"), marker="o", markersize=4, color=COLOURS[1])
             axes[1].axhline(target_epsilon, color=LIMIT, linestyle="--", label=f"budget ε = {target_epsilon:g}")
             axes[1].set(title="Privacy spent per patient (largest over the hospitals)", ylabel="ε")
             axes[1].set_ylim(0, None)
@@ -81,12 +36,12 @@ def draw_rounds(path: Path, rounds: Sequence[Row], *, released_round: int, targe
 
 def draw_roc(path: Path, curves: Sequence[Row]) -> None:
     """ROC curve of each class against the rest, with its area."""
-    with _figure(path, size=(4.6, 4.4)) as figure:
+    with canvas(path, size=(4.6, 4.4)) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=QUIET, linestyle=":", label="guessing")
-        for name in _distinct(curves, "class"):
+        for name in distinct(curves, "class"):
             points = [row for row in curves if row["class"] == name]
-            fpr, tpr = _column(points, "fpr"), _column(points, "tpr")
+            fpr, tpr = column(points, "fpr"), column(points, "tpr")
             axes.plot(fpr, tpr, label=f"{name} (AUC {np.trapezoid(tpr, fpr):.3f})")
         axes.set(title="ROC, one class against the rest", xlabel="false positive rate", ylabel="true positive rate")
         axes.set_aspect("equal")
@@ -100,7 +55,7 @@ def draw_confusion(path: Path, answers: Sequence[Row], *, classes: Sequence[str]
         counts[classes.index(row["actual"]), classes.index(row["predicted"])] += 1
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 2.6 + 0.6 * len(classes)
-    with _figure(path, size=(side, side)) as figure:
+    with canvas(path, size=(side, side)) as figure:
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         axes.grid(False)
@@ -115,11 +70,11 @@ def draw_confusion(path: Path, answers: Sequence[Row], *, classes: Sequence[str]
 
 def draw_calibration(path: Path, bins: Sequence[Row]) -> None:
     """Accuracy against confidence, and how many images lie in each bin."""
-    confidence, count = _column(bins, "confidence"), _column(bins, "count")
-    with _figure(path, size=(4.6, 5.0)) as figure:
+    confidence, count = column(bins, "confidence"), column(bins, "count")
+    with canvas(path, size=(4.6, 5.0)) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         above.plot([0, 1], [0, 1], color=QUIET, linestyle=":", label="perfectly calibrated")
-        above.plot(confidence, _column(bins, "accuracy"), marker="o", markersize=4, label="model")
+        above.plot(confidence, column(bins, "accuracy"), marker="o", markersize=4, label="model")
         above.set(title="Is the model right as often as it is sure?", ylabel="accuracy", ylim=(0, 1.02))
         above.legend(loc="upper left")
         below.bar(confidence, count, width=0.05, color=COLOURS[0])
@@ -128,7 +83,7 @@ def draw_calibration(path: Path, bins: Sequence[Row]) -> None:
 
 def draw_epsilon(path: Path, per_site: Mapping[str, float], *, target_epsilon: float) -> None:
     """ε spent at each hospital against the budget."""
-    with _figure(path, size=(6.4, 1.1 + 0.4 * len(per_site))) as figure:
+    with canvas(path, size=(6.4, 1.1 + 0.4 * len(per_site))) as figure:
         axes = figure.subplots()
         bars = axes.barh(list(per_site), list(per_site.values()), height=0.55)
         axes.bar_label(bars, fmt="%.3f", label_type="center", color="white")
@@ -140,31 +95,15 @@ def draw_epsilon(path: Path, per_site: Mapping[str, float], *, target_epsilon: f
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def draw_retrieval(path: Path, trials: Sequence[Row], *, chance: float) -> None:
-    """Success of gradient retrieval against the noise multiplier σ, with intervals and the bound that DP promises."""
-    rows = sorted(trials, key=lambda row: float(row["noise_multiplier"]))
-    rate, place = _column(rows, "rate"), np.arange(len(rows))
-    whiskers = [np.maximum(rate - _column(rows, "low"), 0), np.maximum(_column(rows, "high") - rate, 0)]
-    with _figure(path, size=(6.4, 3.4)) as figure:
-        axes = figure.subplots()
-        axes.hlines(_column(rows, "bound"), place - 0.3, place + 0.3, color=LIMIT, linewidth=2, label="bound by DP")
-        axes.errorbar(place, rate, yerr=whiskers, fmt="o", capsize=3, color=COLOURS[0], label="attack")
-        axes.axhline(chance, color=QUIET, linestyle=":", label="guessing")
-        axes.set_xticks(place, [f"{sigma:.3g}" for sigma in _column(rows, "noise_multiplier")])
-        axes.set(title="How often the attacker finds the patient in the gallery", xlabel="noise multiplier σ")
-        axes.set(ylabel="retrieval rate", ylim=(0, 1.05))
-        axes.legend(loc="upper right")
-
-
 def draw_logits(path: Path, logits: Sequence[Row]) -> None:
     """Logits computed on ciphertexts against those in clear, and their difference, which is too small to see there."""
-    with _figure(path, size=(7.2, 3.4)) as figure:
+    with canvas(path, size=(7.2, 3.4)) as figure:
         left, right = figure.subplots(1, 2)
-        ends = [_column(logits, "plaintext").min(), _column(logits, "plaintext").max()]
+        ends = [column(logits, "plaintext").min(), column(logits, "plaintext").max()]
         left.plot(ends, ends, color=QUIET, linestyle=":")
-        for name in _distinct(logits, "class"):
+        for name in distinct(logits, "class"):
             rows = [row for row in logits if row["class"] == name]
-            clear, encrypted = _column(rows, "plaintext"), _column(rows, "encrypted")
+            clear, encrypted = column(rows, "plaintext"), column(rows, "encrypted")
             left.plot(clear, encrypted, "o", markersize=4, alpha=0.8, label=name)
             right.plot(clear, encrypted - clear, "o", markersize=4, alpha=0.8)
         right.axhline(0, color=QUIET, linestyle=":")
@@ -178,7 +117,7 @@ def draw_comparison(path: Path, comparison: Mapping[str, Any]) -> None:
     """MCC of every arm with the single seeds as dots, and the paired differences; `comparison` is comparison.json."""
     arms, differences = comparison["arms"], comparison["differences"]
     rows = max(len(arms), len(differences))
-    with _figure(path, size=(9.6, 1.4 + 0.36 * rows)) as figure:
+    with canvas(path, size=(9.6, 1.4 + 0.36 * rows)) as figure:
         left, right = figure.subplots(1, 2)
         _draw_intervals(left, [arm["mcc"] for arm in arms], names=[arm["label"] for arm in arms])
         for place, arm in enumerate(arms):

@@ -1,97 +1,93 @@
 import dataclasses
-import json
 import math
 
 import pytest
 import torch
-from torch import Tensor
+from scenes import DECLARED, SETTINGS, SMALL, SeededNoise, images_of, model_of, report_of, scene_of
 
-from primia.attacks.contract import AttackReport, Verdict
-from primia.attacks.results import worst, write_results
-from primia.attacks.retrieval import unlikelihoods
-from primia.attacks.run import hash_of, retrieval_curve, run_retrieval
-from primia.config import Attack
-from primia.data.image_set import ImageSet
+from primia.attacks import retrieval
+from primia.attacks.contract import Verdict
+from primia.attacks.retrieval import GradientRetrieval, unlikelihoods
+from primia.attacks.shared_noise import HonestHospitals
 from primia.errors import DataError
-from primia.models.networks import build_network
-from primia.models.released import ReleasedModel
-from primia.training.private import private_gradient
+from primia.privacy.noise import SystemNoise
+from primia.training.private import private_gradient, train_private
 
-CLASSES = ("normal", "bacterial", "viral")
-SETTINGS = Attack(gallery=16, trials=40, confidence=0.95, seed=3)
-
-
-class SeededNoise:
-    """Reproducible noise, for tests only; `scale` 0.1 is the classic defect."""
-
-    def __init__(self, scale: float = 1.0, seed: int = 0) -> None:
-        self.scale = scale
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def normal(self, shape) -> Tensor:
-        return torch.randn(shape, generator=self.generator) * self.scale
-
-    def uniform(self, n: int) -> Tensor:
-        return torch.rand(n, generator=self.generator, dtype=torch.float64)
-
-
-def images_of(patients: int, *, pixels: int = 16, identical: bool = False) -> ImageSet:
-    generator = torch.Generator().manual_seed(5)
-    count = 2 * patients
-    images = torch.rand(count, 1, pixels, pixels, generator=generator).half()
-    labels = torch.arange(count) // 2 % 3
-    if identical:
-        images, labels = images[:1].expand_as(images).clone(), torch.zeros_like(labels)
-    return ImageSet(
-        images=images,
-        labels=labels,
-        patients=torch.arange(count) // 2,
-        image_ids=tuple(f"image-{i}" for i in range(count)),
-        patient_ids=tuple(f"patient-{i}" for i in range(patients)),
-        classes=CLASSES,
-    )
+STEP, ROUND = GradientRetrieval("first"), GradientRetrieval("released", view="round")
 
 
 @pytest.fixture(scope="module")
-def model() -> ReleasedModel:
-    network = build_network("scattering", classes=3, pixels=16, seed=1)
-    return ReleasedModel(
-        network=network, architecture="scattering", classes=CLASSES, pixels=16, mean=0.5, std=0.29, round=0
-    )
+def honest(tmp_path_factory):
+    return report_of(STEP, scene_of(), tmp_path_factory.mktemp("honest"))
 
 
-def attacked(model: ReleasedModel, images: ImageSet | None = None, **changes) -> AttackReport:
-    arguments = {"clip_norm": 0.5, "noise_multiplier": 1.0, "settings": SETTINGS, "noise": SeededNoise()} | changes
-    return run_retrieval(model, images_of(20) if images is None else images, **arguments)
+def checks_of(report):
+    return {check.name: check for check in report.outcome.checks}
 
 
-@pytest.fixture(scope="module")
-def honest(model) -> AttackReport:
-    return attacked(model)
-
-
-def test_an_honest_release_passes(honest):
+def test_an_honest_step_passes(honest):
     assert honest.verdict is Verdict.PASS
-    assert honest.bound == pytest.approx(0.2966, abs=5e-5)
-    assert honest.trials.interval(0.95)[0] <= honest.bound
-    assert honest.controls.positive.successes == SETTINGS.trials
-    assert honest.check.longest == pytest.approx(1.0, abs=2e-5)
-    assert honest.check.noise == pytest.approx(1.0, abs=5 * honest.check.noise_error)
+    assert honest.outcome.bound == pytest.approx(0.2966, abs=5e-5)
+    assert honest.outcome.trials.interval(0.95)[0] <= honest.outcome.bound
+    assert honest.outcome.positive.successes == SMALL.retrieval_trials
+    assert checks_of(honest)["longest"].value == pytest.approx(1.0, abs=2e-5)
+    assert checks_of(honest)["noise"].value == pytest.approx(1.0, abs=5 * honest.outcome.facts["noise_error"])
 
 
-def test_equal_seeds_give_equal_trials(model, honest):
-    again = attacked(model)
+def test_an_honest_round_passes_and_is_held_against_the_bound_of_its_steps(tmp_path):
+    report = report_of(ROUND, scene_of(), tmp_path)
+    assert report.verdict is Verdict.PASS
+    # Two steps at a sampling rate of one half: more than one such step, less than two steps that all take part in.
+    assert 0.17 < report.outcome.bound < 0.43
+    assert report.outcome.positive.successes == SMALL.retrieval_trials
+
+
+def test_a_round_that_carries_a_tenth_of_the_noise_is_a_failure(tmp_path):
+    def silent(head, *, noise_multiplier, **settings):
+        train_private(head, noise_multiplier=0.1 * noise_multiplier, **settings)
+
+    report = report_of(
+        ROUND, scene_of(trainer=silent, budget=dataclasses.replace(SMALL, retrieval_trials=80)), tmp_path
+    )
+    assert report.verdict is Verdict.FAIL
+    assert report.outcome.trials.interval(0.95)[0] > report.outcome.bound
+
+
+def test_equal_seeds_give_equal_trials(honest, tmp_path):
+    again = report_of(STEP, scene_of(), tmp_path)
     assert dataclasses.replace(again, seconds=honest.seconds) == honest
 
 
-def test_a_tenth_of_the_noise_is_a_failure_both_by_measurement_and_by_the_attacker(model):
-    report = attacked(model, noise=SeededNoise(scale=0.1))
+def test_parts_of_a_large_attack_are_other_trials_on_the_same_patients(monkeypatch, tmp_path):
+    monkeypatch.setattr(retrieval, "_TRIALS", 16)
+    scene = scene_of()
+    assert STEP.parts(scene) == 3
+    report = report_of(STEP, scene, tmp_path)
+    assert report.outcome.trials.total == SMALL.retrieval_trials
+    assert report.outcome.facts["patients"] == 20
+    one, other = (STEP.part(scene, index, lambda *_: None).values for index in (0, 2))
+    assert (one["trials"], other["trials"]) == (16, 8)
+
+
+def test_a_tenth_of_the_noise_is_a_failure_both_by_measurement_and_by_the_attacker(tmp_path):
+    report = report_of(STEP, scene_of(noise=SeededNoise(scale=0.1)), tmp_path)
     assert report.verdict is Verdict.FAIL
-    assert report.check.noise == pytest.approx(0.1, rel=1e-2)
-    assert report.trials.interval(0.95)[0] > report.bound
+    assert checks_of(report)["noise"].value == pytest.approx(0.1, rel=1e-2)
+    assert report.outcome.trials.interval(0.95)[0] > report.outcome.bound
 
 
-def test_skipped_clipping_is_a_failure(model):
+def test_noise_that_is_used_again_is_a_failure(tmp_path):
+    class Repeating(SeededNoise):
+        def normal(self, shape):
+            return torch.randn(shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+    report = report_of(STEP, scene_of(noise=Repeating()), tmp_path)
+    assert report.verdict is Verdict.FAIL
+    assert not checks_of(report)["repeated"].holds
+    assert "used again" in report.reason
+
+
+def test_skipped_clipping_is_a_failure(tmp_path):
     def unclipped(head, *, clip_norm, noise_multiplier, noise, **step):
         """The clean gradient at full length, with noise of the declared size."""
         whole = private_gradient(head, clip_norm=math.inf, noise_multiplier=0.0, noise=noise, **step)
@@ -99,105 +95,101 @@ def test_skipped_clipping_is_a_failure(model):
             return whole
         return {name: g + noise_multiplier * clip_norm * noise.normal(g.shape) for name, g in whole.items()}
 
-    report = attacked(model, release=unclipped)
+    report = report_of(STEP, scene_of(step=unclipped), tmp_path)
     assert report.verdict is Verdict.FAIL
-    assert report.check.longest > 1.5
+    assert checks_of(report)["longest"].value > 1.5
     assert "clip" in report.reason
 
 
-def test_clipping_that_is_skipped_only_when_noise_is_added_is_a_failure(model):
+def test_clipping_that_is_skipped_only_when_noise_is_added_is_a_failure(tmp_path):
     def unclipped_under_noise(head, *, clip_norm, noise_multiplier, noise, **step):
         limit = clip_norm if noise_multiplier == 0 else math.inf
         clean = private_gradient(head, clip_norm=limit, noise_multiplier=0.0, noise=noise, **step)
         return {name: g + noise_multiplier * noise.normal(g.shape) * clip_norm for name, g in clean.items()}
 
-    report = attacked(model, release=unclipped_under_noise, clip_norm=0.02)
+    declared = dataclasses.replace(DECLARED, clip_norm=0.02)
+    report = report_of(STEP, scene_of(step=unclipped_under_noise, declared=declared), tmp_path)
     assert report.verdict is Verdict.FAIL
-    assert report.check.longest <= 1
-    assert report.check.noise > 1 + 5 * report.check.noise_error
-    assert report.trials.interval(0.95)[0] > report.bound
+    checks = checks_of(report)
+    assert checks["longest"].holds and not checks["noise"].holds
+    assert report.outcome.trials.interval(0.95)[0] > report.outcome.bound
 
 
-def test_identical_candidates_leave_the_question_open(model):
-    report = attacked(model, images_of(20, identical=True))
+def test_a_sum_with_noise_in_shares_passes_and_with_one_share_too_few_does_not(tmp_path):
+    honest = HonestHospitals(hospitals=4, threshold=3, curious=1)
+    share = honest.share(clip_norm=0.5, noise_multiplier=1.0, parameters=2607)
+    declared = dataclasses.replace(DECLARED, discrete=True, noise_seen=honest.deviation(share))
+    scene = scene_of(declared=declared, step=honest.step, trainer=honest.train, noise=SystemNoise())
+    assert report_of(STEP, scene, tmp_path).verdict is Verdict.PASS
+
+    class Idle(SystemNoise):
+        """Every second share is zero."""
+
+        drawn = 0
+
+        def discrete(self, n):
+            self.drawn += 1
+            return super().discrete(n) * (self.drawn % 2)
+
+    report = report_of(STEP, dataclasses.replace(scene, noise=Idle()), tmp_path / "idle")
+    assert report.verdict is Verdict.FAIL
+    assert checks_of(report)["noise"].value == pytest.approx(0.5**0.5, rel=1e-2)
+
+
+def test_identical_candidates_leave_the_question_open(tmp_path):
+    report = report_of(STEP, scene_of(candidates=images_of(20, identical=True)), tmp_path)
     assert report.verdict is Verdict.INCONCLUSIVE
-    assert report.controls.positive.rate < 0.3
+    assert report.outcome.positive.rate < 0.3
+    assert "cannot judge this network" in report.reason
 
 
-def test_training_without_privacy_is_a_failure_with_no_bound(model):
-    report = attacked(model, noise_multiplier=0.0)
+def test_training_without_privacy_is_a_failure_with_no_bound(tmp_path):
+    report = report_of(STEP, scene_of(declared=None), tmp_path)
     assert report.verdict is Verdict.FAIL
-    assert report.bound is None and report.check is None
-    assert report.trials == report.controls.positive
+    assert report.outcome.bound is None and report.outcome.checks == ()
+    assert report.outcome.trials == report.outcome.positive
     assert "without differential privacy" in report.reason
 
 
 def test_the_scores_order_candidates_by_distance():
     generator = torch.Generator().manual_seed(1)
     updates, gradients = torch.randn(5, 10_000, generator=generator), torch.randn(70, 10_000, generator=generator)
-    scores = unlikelihoods(updates, iter(gradients))
+    scores = unlikelihoods(updates, iter(gradients), patients=70)
     expected = torch.cdist(updates.double(), gradients.double()).square() - updates.double().square().sum(1)[:, None]
     torch.testing.assert_close(scores, expected)
+    thrice = unlikelihoods(3 * gradients[:5], iter(gradients), patients=70, most_steps=4)
+    assert thrice.argmin(dim=1).tolist() == [0, 1, 2, 3, 4]
+    torch.testing.assert_close(thrice.diagonal()[:5], -9 * gradients[:5].double().square().sum(1))
 
 
-def test_the_rate_falls_as_noise_grows(model):
-    small = SETTINGS.model_copy(update={"trials": 24})
-    points = retrieval_curve(
-        model, images_of(20), clip_norm=0.5, settings=small, noise_multipliers=(0.02, 4.0), noise=SeededNoise()
-    )
-    assert [p.noise_multiplier for p in points] == [0.02, 4.0]
-    assert points[0].trials.rate > 0.9 > 0.4 > points[1].trials.rate
-    assert points[0].bound == pytest.approx(1.0) and points[1].bound == pytest.approx(0.0995, abs=5e-5)
+def test_the_rate_falls_as_noise_grows(monkeypatch, tmp_path):
+    monkeypatch.setattr(retrieval, "CURVE", (0.02, 4.0))
+    report = report_of(GradientRetrieval("released"), scene_of(), tmp_path)
+    small, large = report.outcome.facts["curve"]
+    assert (small["noise_multiplier"], large["noise_multiplier"]) == (0.02, 4.0)
+    assert small["rate"] > 0.9 > 0.4 > large["rate"]
+    assert small["bound"] == pytest.approx(1.0) and large["bound"] == pytest.approx(0.0995, abs=5e-5)
 
 
-def test_progress_ends_at_the_announced_total(model):
+def test_progress_ends_at_the_announced_total():
     seen = []
-    attacked(model, settings=SETTINGS.model_copy(update={"trials": 16}), on_progress=lambda *now: seen.append(now))
+    scene = scene_of(budget=dataclasses.replace(SMALL, retrieval_trials=16))
+    STEP.part(scene, 0, lambda *now: seen.append(now))
     assert seen == [(done, 48) for done in range(1, 49)]
 
 
-def test_too_few_patients_are_refused_with_a_way_out(model):
+def test_too_few_patients_are_refused_with_a_way_out(tmp_path):
     with pytest.raises(DataError, match=r"needs 16 candidate patients, but there are 10; lower attack\.gallery"):
-        attacked(model, images_of(10))
+        report_of(STEP, scene_of(candidates=images_of(10)), tmp_path)
 
 
-def test_images_of_another_size_are_refused(model):
+def test_images_of_another_size_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"at 20 pixels, but the model has .* at 16"):
-        attacked(model, images_of(20, pixels=20))
+        report_of(STEP, scene_of(candidates=images_of(20, pixels=20)), tmp_path)
 
 
-def test_the_data_hash_changes_with_one_pixel_and_with_one_label():
-    images = images_of(16)
-    brighter, relabelled = images.images.clone(), images.labels.clone()
-    brighter[3, 0, 0, 0] += 0.5
-    relabelled[0] = 2
-    hashes = {
-        hash_of(images),
-        hash_of(dataclasses.replace(images, images=brighter)),
-        hash_of(dataclasses.replace(images, labels=relabelled)),
-    }
-    assert len(hashes) == 3
-    assert hash_of(images_of(16)) == hash_of(images)
-
-
-def test_the_files_carry_the_worst_report_and_the_released_models_digest(tmp_path, model, honest):
-    bad = dataclasses.replace(honest, verdict=Verdict.FAIL, model_digest="0" * 64)
-    assert worst([honest, bad]) is bad
-    curve = retrieval_curve(
-        model,
-        images_of(20),
-        clip_norm=0.5,
-        settings=SETTINGS.model_copy(update={"trials": 16}),
-        noise_multipliers=(1.0,),
-        noise=SeededNoise(),
-    )
-    write_results(tmp_path, [bad, honest], curve, model_digest=model.digest())
-    document = json.loads((tmp_path / "attack.json").read_text())
-    assert document["verdict"] == "FAIL" and document["model_digest"] == model.digest()
-    assert [entry["verdict"] for entry in document["attacks"]] == ["FAIL", "PASS"]
-    assert document["attacks"][1]["successes"] == honest.trials.successes
-    assert document["data_hash"] == hash_of(images_of(20))
-    assert json.loads((tmp_path / "metrics.json").read_text())["retrieval_bound"] == honest.bound
-    header, row = (tmp_path / "retrieval.csv").read_text().splitlines()
-    assert header == "noise_multiplier,rate,low,high,bound"
-    assert float(row.split(",")[1]) == curve[0].trials.rate
+def test_a_deep_network_is_retrieved_from_its_updates(tmp_path):
+    scene = scene_of(model=model_of("convnet"), settings=SETTINGS.model_copy(update={"seed": 5}))
+    report = report_of(STEP, scene, tmp_path)
+    assert report.outcome.positive.successes == SMALL.retrieval_trials
+    assert report.verdict is Verdict.PASS

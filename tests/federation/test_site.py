@@ -2,8 +2,10 @@ import math
 import stat
 
 import pytest
+import torch
 from federating import CLEAR, NAMES, InProcessChannel, Joined, make_sites, restarted
 
+from primia.attacks.imprint import ImprintedNetwork
 from primia.errors import DataError, ProtocolError, SiteRefusal
 from primia.federation import messages as m
 from primia.federation.aggregate import aggregate
@@ -11,7 +13,7 @@ from primia.federation.refusals import BudgetError
 from primia.federation.site import Site
 from primia.federation.summed_statistics import statistics_layout
 from primia.federation.vectors import words_to_bytes
-from primia.federation.weights import vector_digest
+from primia.federation.weights import head_vector, vector_digest
 from primia.privacy.accounting import Release, epsilon_of
 from primia.secagg.session import Session
 
@@ -115,6 +117,16 @@ def test_a_training_that_does_not_fit_is_refused(joined, change, reason):
     talk.through(talk.deliver)
     answers = talk.answer(joined.train().model_copy(update=change))
     assert reason in answers["north"].reason
+
+
+def test_a_network_that_the_server_altered_to_read_images_is_refused_even_with_its_own_digest(joined):
+    edges = torch.linspace(-1, 1, 8)
+    imprinted = head_vector(ImprintedNetwork(torch.ones(256), edges, classes=3))
+    talk = joined.conversation(joined.train())
+    change = {"model": imprinted.tobytes(), "model_digest": vector_digest(imprinted)}
+    talk.request = joined.train().model_copy(update=change)
+    answers = talk.through(talk.answer)
+    assert all("does not match its digest or the plan's architecture" in said.reason for said in answers.values())
 
 
 @pytest.mark.parametrize("change", [{"total_weight": 30}, {"counted": ("river", "hill"), "spare": 1}])

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from primia.attacks import contract
+from primia.attacks import results as attacks
 from primia.comparison.arms import arms_of
 from primia.comparison.outcome import Comparison, Outcome
 from primia.comparison.results import write_results
@@ -153,51 +156,74 @@ def write_comparison(results):
     )
 
 
-def trials(rate):
-    return {
-        "trials": 200,
-        "successes": round(200 * rate),
-        "rate": rate,
-        "low": rate / 2,
-        "high": rate + 0.03,
-        "chance": 1 / 64,
-    }
+def attack_report(name, *, round, rate, facts=None, pictures=None):
+    def trials(rate):
+        return contract.Trials(int(200 * rate + 0.5), 200, 1 / 64)
+
+    outcome = contract.Outcome(
+        deed="named the right patient",
+        cases="updates",
+        trials=trials(rate),
+        bound=0.081,
+        promise="The declared privacy of one step",
+        positive=trials(1.0),
+        negative=trials(0.015),
+        convincing=0.9,
+        facts=facts or {},
+        pictures=pictures or {},
+    )
+    return contract.AttackReport(
+        name=name,
+        version=2,
+        tier="worst case",
+        round=round,
+        verdict=contract.Verdict.PASS,
+        reason=f"{100 * rate:.1f} % of 200 trials stay within the bound of 8.1 %; undefended, the attacker finds all.",
+        outcome=outcome,
+        confidence=0.999,
+        budget="quick",
+        seconds=6.1,
+        model_digest=DIGEST,
+        model_round={"first": 0, "released": 9}[round],
+        data_hash=hashlib.sha256(b"candidates").hexdigest(),
+        settings={"gallery": 64},
+    )
 
 
 def write_attack(results):
-    attack = {
-        "name": "gradient_retrieval",
-        "tier": "worst case",
-        "verdict": "PASS",
-        "reason": "3.5 % of 200 trials stay within the bound of 8.1 %; undefended, the attacker finds all.",
-        **trials(0.035),
-        "confidence": 0.999,
-        "bound": 0.081,
-        "controls": {"positive": trials(1.0), "negative": trials(0.015)},
-        "seconds": 6.1,
-        "model_digest": DIGEST,
-        "model_round": 9,
-        "settings": {"gallery": 64},
-    }
-    write_json(
-        results / "attack/attack.json",
-        {
-            "schema_version": 1,
-            "attacks": [attack, attack | {"model_round": 0}],
-            "verdict": "PASS",
-            "model_digest": DIGEST,
-        },
-    )
-    write_rows(
-        results / "attack/retrieval.csv",
-        ["noise_multiplier", "rate", "low", "high", "bound"],
-        [
+    generator = np.random.default_rng(4)
+    curve = [
+        {"noise_multiplier": sigma, "rate": rate, "low": low, "high": high, "bound": bound}
+        for sigma, rate, low, high, bound in (
             (2.0, 0.03, 0.01, 0.06, 0.05),
             (0.25, 0.9, 0.85, 0.94, 0.97),
             (0.5, 0.3, 0.24, 0.37, 0.44),
             (1.0, 0.08, 0.05, 0.13, 0.124),
-        ],
-    )
+        )
+    ]
+    audits = [
+        {"noise_multiplier": 8 / e, "epsilon": e, "epsilon_lower": 0.4 * e, "epsilon_gaussian": 0.9 * e, "ceiling": 5.8}
+        for e in (1.0, 2.0, 4.0, 8.0)
+    ]
+    roc = [
+        {"model": model, "fpr": x, "tpr": x**power}
+        for model, power in (("released", 0.95), ("over-fitted", 0.3))
+        for x in np.geomspace(1e-3, 1, 30)
+    ]
+    shown = ("original", "average", "undefended", "defended")
+    pictures = {
+        f"{row}_{name}": torch.from_numpy(generator.random((16, 16), dtype=np.float32))
+        for row in ("best", "median")
+        for name in shown
+    }
+    reports = [
+        attack_report("gradient_retrieval", round="released", rate=0.035, facts={"curve": curve}),
+        attack_report("gradient_retrieval", round="first", rate=0.035),
+        attack_report("gradient_inversion", round="first", rate=0.02, pictures=pictures),
+        attack_report("membership", round="released", rate=0.02, facts={"roc": roc}),
+        attack_report("one_run_audit", round="released", rate=0.03, facts={"curve": audits}),
+    ]
+    attacks.write_results(results / "attack", reports, model_digest=DIGEST, uncovered=[])
 
 
 def write_encryption(results):

@@ -10,6 +10,7 @@ from primia.report.build import build_report
 
 TEMPLATE = Path(__file__).parents[2] / "mlflow/model_card.md.j2"
 PLOTS = {"rounds", "roc", "confusion", "calibration", "comparison", "epsilon", "retrieval", "logits"}
+PLOTS |= {"inversionfirst", "membership", "audit"}
 
 
 def test_the_report_holds_card_page_and_every_plot(built_report):
@@ -45,10 +46,12 @@ def test_without_differential_privacy_or_a_comparison_the_report_is_silent_about
     write_json(results / "federation/privacy.json", privacy | {"enabled": False, "epsilon": None, "per_site": {}})
     attack = read_json(results / "attack/attack.json")
     write_json(results / "attack/attack.json", attack | {"attacks": [a | {"bound": None} for a in attack["attacks"]]})
-    (results / "attack/retrieval.csv").write_text("noise_multiplier,rate,low,high,bound\n")
+    for curve in ("retrieval", "audit"):
+        path = results / f"attack/{curve}.csv"
+        path.write_text(path.read_text().splitlines()[0] + "\n")
     write_skipped(results / "comparison")
     build_report(release_root, template=TEMPLATE, target=results / "report")
-    absent = {"epsilon", "retrieval", "comparison"}
+    absent = {"epsilon", "retrieval", "comparison", "audit"}
     assert {path.stem for path in (results / "report/plots").glob("*.png")} == PLOTS - absent
     card = (results / "report/model_card.md").read_text()
     assert not any(f"plots/{name}.png" in card for name in absent)

@@ -29,7 +29,13 @@ GOOD = {
     },
     "evaluation": {"mcc": {"value": 0.7, "low": 0.62, "high": 0.75}, "model_digest": "ab12"},
     "comparison": {"enabled": False, "uncovered": []},
-    "attack": {"verdict": "PASS", "model_digest": "ab12"},
+    "attack": {
+        "verdict": "PASS",
+        "verdicts": {"gradient_retrieval": "PASS", "one_run_audit": "PASS", "membership": "PASS"},
+        "budget": "standard",
+        "uncovered": [],
+        "model_digest": "ab12",
+    },
     "encryption": {
         "agreement": 1.0,
         "logit_error": 2e-4,
@@ -82,6 +88,8 @@ def test_good_facts_pass_every_gate(profile):
         ("encryption.covered", False, "encrypted_covered"),
         ("encryption.covered", None, "encrypted_covered"),
         ("attack.verdict", "FAIL", "attacks"),
+        ("attack.verdicts.gradient_retrieval", None, "attack_retrieval"),
+        ("attack.verdicts.one_run_audit", "INCONCLUSIVE", "attack_audit"),
         ("attack.verdict", "INCONCLUSIVE", "attacks"),
         ("attack.verdict", None, "attacks"),
         ("attack.model_digest", "cd34", "attacked_model"),
@@ -102,6 +110,9 @@ def test_demo_looks_at_the_value_of_the_mcc_and_clinical_at_its_lower_end():
 
 def test_only_clinical_asks_for_real_images_and_for_nothing_outside_the_budget():
     assert missed("clinical", changed("privacy.synthetic", True)) == ["real_images"]
+    assert missed("clinical", changed("attack.budget", "quick")) == ["attack_budget"]
+    assert missed("clinical", changed("attack.uncovered", ["figures"])) == ["attacks_cover_everything"]
+    assert missed("clinical", changed("attack.verdicts.membership", "FAIL")) == ["attack_membership"]
     assert missed("clinical", changed("privacy.epsilon_all_runs", 80.0)) == ["privacy_budget_all_runs"]
     assert missed("demo", changed("privacy.synthetic", True)) == []
     uncovered = changed("privacy.uncovered", ["choice of the best round"])

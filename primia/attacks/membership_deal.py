@@ -1,0 +1,127 @@
+"""Whose membership is asked for, and on whom an attacker's own models are trained."""
+
+import threading
+import weakref
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from primia.attacks.scene import Scene, inputs_of
+from primia.data.image_set import ImageSet
+from primia.errors import DataError
+
+# With twice as many members as others it is the others on whom the uncertainty rests.
+_MEMBERS_PER_OTHER = 2
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One model to be attacked: numbers of patients.
+
+    Attributes:
+        members: on whom it was trained, or is to be.
+        others: on whom not.
+        pool: whom the attacker trains models of its own on; none of the above.
+    """
+
+    members: Tensor
+    others: Tensor
+    pool: Tensor
+
+    @property
+    def asked(self) -> Tensor:
+        """Members and others, in increasing order."""
+        return torch.cat([self.members, self.others]).sort().values
+
+    def half(self, reference: int, generator: torch.Generator) -> Tensor:
+        """The patients of one of the attacker's models: a random half of the pool, or what the one before left of it.
+
+        So every patient of the pool is unknown to every second model. The generator must be the same for both.
+        """
+        shuffled = self.pool[torch.randperm(len(self.pool), generator=generator)]
+        return shuffled.tensor_split(2)[reference % 2]
+
+
+@dataclass(frozen=True)
+class Deal:
+    """Images of everybody, with patients numbered across hospitals and candidates, and who is who."""
+
+    images: Tensor
+    labels: Tensor
+    patients: Tensor
+    folds: tuple[Fold, ...]
+
+    def rows(self, patients: Tensor) -> Tensor:
+        """Images of some patients, in the order of the deal."""
+        return torch.isin(self.patients, patients).nonzero()[:, 0]
+
+
+def deal(scene: Scene) -> Deal:
+    """Decide from the seed who is who.
+
+    Where members are known, all candidates are the attacker's pool. Else candidates stand in for them: each half of the
+    patients is dealt to the members and others of one model, with the other half as the attacker's pool, so that every
+    patient is asked about once.
+
+    Raises:
+        DataError: too few candidates, or images that do not fit the model.
+    """
+    candidates, known, model = scene.candidates, scene.membership, scene.released
+    if tuple(candidates.classes) != tuple(model.classes) or candidates.pixels != model.pixels:
+        raise DataError(
+            f"The candidates have classes {', '.join(candidates.classes)} at {candidates.pixels} pixels, but the model "
+            f"has {', '.join(model.classes)} at {model.pixels}; attack it with images preprocessed for it."
+        )
+    count = len(candidates.patient_ids)
+    needed = 2 * len(model.classes) * (scene.budget.references + 1)
+    if count < needed:
+        raise DataError(
+            f"Membership inference needs {needed} candidate patients, but there are {count}; add test patients."
+        )
+    if known is None:
+        order = torch.randperm(count, generator=scene.generator("membership", "stand-ins"))
+        one, two = order.tensor_split(2)
+        folds = (_fold(one, pool=two), _fold(two, pool=one))
+        return Deal(candidates.images, candidates.labels, candidates.patients, folds)
+    members, others = len(known.members.patient_ids), len(known.others.patient_ids)
+    if min(members, others) < needed:
+        raise DataError(
+            f"Membership inference needs {needed} training and as many validation patients, but there are {members} "
+            f"and {others}; set attack.membership to stand_in."
+        )
+    drawn = torch.randperm(members, generator=scene.generator("membership", "members"))
+    asked = known.members.subset(torch.isin(known.members.patients, drawn[: _MEMBERS_PER_OTHER * others]))
+    first, last = count + len(asked.patient_ids), count + len(asked.patient_ids) + others
+    fold = Fold(torch.arange(count, first), torch.arange(first, last), torch.arange(count))
+    return _joined((candidates, asked, known.others), fold)
+
+
+def inputs_of_deal(scene: Scene, dealt: Deal) -> Tensor:
+    """What heads see of all images of a deal, computed once for all parts that work on a scene; not to be changed."""
+    with _LOCK:
+        for kept, inputs in _KEPT:
+            if kept() is scene:
+                return inputs
+        inputs = inputs_of(scene.released, dealt.images)
+        _KEPT[:] = [(weakref.ref(scene), inputs)]
+        return inputs
+
+
+_LOCK = threading.Lock()
+_KEPT: list[tuple[weakref.ref[Scene], Tensor]] = []
+
+
+def _fold(asked: Tensor, *, pool: Tensor) -> Fold:
+    members, others = asked.tensor_split(2)
+    return Fold(members, others, pool)
+
+
+def _joined(sets: tuple[ImageSet, ...], fold: Fold) -> Deal:
+    starts = torch.tensor([0, *(len(each.patient_ids) for each in sets)]).cumsum(0)
+    return Deal(
+        torch.cat([each.images for each in sets]),
+        torch.cat([each.labels for each in sets]),
+        torch.cat([each.patients + start for each, start in zip(sets, starts[:-1], strict=True)]),
+        (fold,),
+    )

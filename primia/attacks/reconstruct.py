@@ -1,0 +1,107 @@
+"""Finding images whose gradient is an observed one (Geiping et al. 2020), from coarse to fine."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional
+
+# Images (n, 1, p, p) in [0, 1] to their gradients (n, weights), differentiable.
+GradientOf = Callable[[Tensor], Tensor]
+
+RATE = 0.015  # of a step of every scale, in units of the image's range
+_RATE_OF_BELIEFS = 0.1  # in logits
+_COARSEST = 8  # pixels
+
+
+def reconstruct(
+    observed: Tensor,
+    gradient_of: GradientOf,
+    *,
+    start: Tensor,
+    steps: int,
+    variation: Tensor,
+    beliefs: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Minimise 1 − cosine(gradient of the image, observed one) + total variation, all images at once.
+
+    Adam on the sign of the gradient, whose rate drops after 3/8, 5/8 and 7/8 of the steps, as Geiping et al.; but over
+    a sum of images of 8, 16, 32, … pixels: the coarse ones move in a few steps what single pixels need hundreds for.
+
+    Args:
+        observed: gradients, (n, weights).
+        gradient_of: the attacker's copy of what makes gradients; row i knows what is known of image i.
+        start: images in [0, 1], (n, 1, p, p).
+        steps: of Adam.
+        variation: weight of the total variation, (n,).
+        beliefs: something else that `gradient_of` depends on and that is found jointly, such as the logits of a mask.
+
+    Returns:
+        Images in [0, 1], (n, 1, p, p), and their matching loss, (n,), without the variation.
+    """
+    pixels = start.shape[-1]
+    scales = [
+        torch.zeros(len(start), 1, size, size, dtype=start.dtype, requires_grad=True) for size in scales_of(pixels)
+    ]
+    groups = [{"params": scales, "lr": RATE}]
+    if beliefs is not None:
+        groups.append({"params": [beliefs], "lr": _RATE_OF_BELIEFS})
+    adam = torch.optim.Adam(groups, foreach=False)
+    unknown = [*scales, *([] if beliefs is None else [beliefs])]
+    drops = [steps * eighths // 8 for eighths in (3, 5, 7)]
+    falling = torch.optim.lr_scheduler.MultiStepLR(adam, drops, gamma=0.1)
+
+    def image() -> Tensor:
+        finer = [functional.interpolate(each, size=pixels, mode="bilinear", align_corners=False) for each in scales]
+        return start + torch.stack(finer).sum(dim=0)
+
+    for _ in range(steps):
+        found = image()
+        loss = _mismatch(gradient_of(found), observed) + variation * total_variation(found)
+        for each, slope in zip(unknown, torch.autograd.grad(loss.sum(), unknown), strict=True):
+            each.grad = slope.sign()
+        adam.step()
+        falling.step()
+        with torch.no_grad():
+            # Into the range, and by the finest scale alone: a clamp within the graph would stop pixels at its ends.
+            found = image()
+            scales[-1] += found.clamp(0, 1) - found
+    found = image().detach().clamp(0, 1)
+    return found, _mismatch(gradient_of(found), observed).detach()
+
+
+def scales_of(pixels: int) -> Sequence[int]:
+    """Sides of the images that are added up, the finest last."""
+    sizes = [pixels]
+    while sizes[0] // 2 >= _COARSEST:
+        sizes.insert(0, sizes[0] // 2)
+    return sizes
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Mean absolute difference of neighbours in both directions, (n,)."""
+    down = (images[..., 1:, :] - images[..., :-1, :]).abs().flatten(1).mean(dim=1)
+    across = (images[..., 1:] - images[..., :-1]).abs().flatten(1).mean(dim=1)
+    return down + across
+
+
+def gradients_of(head: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Gradient of each sample's cross-entropy by all weights, (n, weights), in the order of their names.
+
+    Args:
+        head: treats each sample on its own.
+        inputs: (n, ...) what the head sees; a graph may hang on it.
+        targets: (n, ...) int64 classes, or probabilities (n, classes, ...) float32.
+    """
+    weights = {name: weight.detach() for name, weight in head.named_parameters()}
+
+    def loss(weights: dict[str, Tensor], one: Tensor, target: Tensor) -> Tensor:
+        return functional.cross_entropy(functional_call(head, weights, (one[None],)), target[None])
+
+    each = vmap(grad(loss), in_dims=(None, 0, 0))(weights, inputs, targets)
+    return torch.cat([each[name].flatten(1) for name in sorted(each)], dim=1)
+
+
+def _mismatch(gradients: Tensor, observed: Tensor) -> Tensor:
+    return 1 - functional.cosine_similarity(gradients.double(), observed.double(), dim=1)

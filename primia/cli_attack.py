@@ -1,0 +1,131 @@
+"""The command `primia attack`: attack a trained model by hand, without the pipeline."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from primia.attacks.budget import BudgetName
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from primia.attacks.contract import AttackReport
+    from primia.attacks.scene import Scene
+
+Model = Annotated[Path, typer.Option(help="Folder of the model: model.json and weights.safetensors.")]
+Images = Annotated[Path, typer.Option(help="Image set of patients who were not trained on.", metavar="FILE")]
+Privacy = Annotated[
+    Path | None,
+    typer.Option(help="privacy.json of the training; without it the model counts as trained without privacy."),
+]
+Settings = Annotated[Path, typer.Option(help="Settings of the training and of the attacks.", metavar="FILE")]
+Names = Annotated[list[str] | None, typer.Option("--attack", help="Name of an attack, several times; without it, all.")]
+Budget = Annotated[BudgetName | None, typer.Option(help="Instead of attack.budget.")]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Instead of attack.seed.")]
+Sites = Annotated[Path, typer.Option(help="Folder of the hospitals; read with attack.membership: released.")]
+Out = Annotated[Path, typer.Option(help="Folder for attack.json, curves and pictures; replaced as a whole.")]
+State = Annotated[Path, typer.Option(help="Where finished parts wait for an interrupted run to go on.")]
+
+
+def attack(
+    model: Model = Path("models/federated"),
+    images: Images = Path("data/test/test.safetensors"),
+    privacy: Privacy = None,
+    params: Settings = Path("params.yaml"),
+    names: Names = None,
+    budget: Budget = None,
+    seed: Seed = None,
+    sites: Sites = Path("data/sites"),
+    out: Out = Path("attack-results"),
+    state: State = Path(".state/attack"),
+) -> None:
+    """Attack a trained model, and say PASS, FAIL or INCONCLUSIVE of each attack, and why.
+
+    A verdict is a result and no error: the exit status is 0 whatever it is.
+    """
+    from primia.attacks.campaign import Campaign, attacks_on
+    from primia.attacks.results import write_results
+    from primia.attacks.staging import uncovered
+    from primia.files import folder_in_progress
+
+    scene = _scene(model, images, privacy, params, budget=budget, seed=seed, sites=sites)
+    with _bar() as advance:
+        campaign = Campaign(scene, attacks_on(scene, names or ()), state, on_progress=advance)
+        with ThreadPoolExecutor(os.cpu_count()) as workers:
+            for _ in workers.map(campaign.do, campaign.jobs):
+                pass
+    reports = campaign.reports()
+    with folder_in_progress(out) as folder:
+        write_results(folder, reports, model_digest=scene.released.digest(), uncovered=uncovered(scene))
+    campaign.forget()
+    _print(reports, out)
+
+
+def _scene(
+    model: Path,
+    images: Path,
+    privacy: Path | None,
+    params: Path,
+    *,
+    budget: BudgetName | None,
+    seed: int | None,
+    sites: Path,
+) -> "Scene":
+    import torch
+
+    from primia.attacks.staging import set_scene
+    from primia.config import load_params
+    from primia.data.image_set import load_image_set
+    from primia.files import read_json
+    from primia.models.released import load_model
+
+    torch.set_num_threads(1)  # parts run side by side instead
+    settings = load_params(params)
+    changed = {key: value for key, value in (("budget", budget), ("seed", seed)) if value is not None}
+    settings = settings.model_copy(update={"attack": settings.attack.model_copy(update=changed)})
+    return set_scene(
+        settings,
+        {"enabled": False} if privacy is None else read_json(privacy),
+        load_model(model, classes=settings.ingest.classes),
+        candidates=load_image_set(images),
+        sites=sites,
+    )
+
+
+@contextmanager
+def _bar() -> "Iterator[Callable[[int, int], None]]":
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bars:
+        bar = bars.add_task("Attacks", total=1000)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
+
+
+def _print(reports: "Sequence[AttackReport]", out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("attack", "round", "verdict", "success", "bound", "undefended", "guessing")
+    for report in reports:
+        outcome = report.outcome
+        bound = "–" if outcome.bound is None else f"{outcome.bound:.3f}"
+        table.add_row(
+            report.name,
+            str(report.model_round),
+            report.verdict.value,
+            f"{outcome.trials.rate:.3f}",
+            bound,
+            f"{outcome.positive.rate:.3f}",
+            f"{outcome.trials.chance:.3f}",
+        )
+    console = Console()
+    console.print(table)
+    for report in reports:
+        console.print(f"{report.name}, round {report.model_round}: {report.reason}", soft_wrap=True, highlight=False)
+    console.print(f"\nEverything is in {out / 'attack.json'}.", soft_wrap=True, highlight=False)
