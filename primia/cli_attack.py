@@ -54,8 +54,9 @@ def attack(
     from primia.files import folder_in_progress
 
     scene = _scene(model, images, privacy, params, budget=budget, seed=seed, sites=sites)
+    attacks = attacks_on(scene, names or ())
     with _bar() as advance:
-        campaign = Campaign(scene, attacks_on(scene, names or ()), state, on_progress=advance)
+        campaign = Campaign(scene, attacks, state, on_progress=advance)
         with ThreadPoolExecutor(os.cpu_count()) as workers:
             for _ in workers.map(campaign.do, campaign.jobs):
                 pass
