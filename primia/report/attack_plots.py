@@ -9,6 +9,7 @@ import numpy as np
 from primia.report.canvas import COLOURS, LIMIT, QUIET, Row, canvas, column, distinct
 
 _COLUMNS = ("original", "average", "undefended", "defended")
+_LEAST = 0.1  # ε; what is proved below is drawn there
 _TITLES = ("original", "average image", "found without defence", "found with defence")
 
 
@@ -50,17 +51,20 @@ def draw_audit(path: Path, rows: Sequence[Row]) -> None:
     accounted = column(ordered, "epsilon")
     with canvas(path, size=(6.4, 3.8)) as figure:
         axes = figure.subplots()
-        top = 1.05 * float(accounted.max())
-        axes.plot([0, top], [0, top], color=LIMIT, label="accounted: an honest audit stays below")
-        axes.axhline(float(column(ordered, "ceiling").max()), color=QUIET, linestyle="--", label="ceiling of the audit")
-        axes.plot(
-            accounted, column(ordered, "epsilon_gaussian"), "s", color=COLOURS[2], label="audited, noise being Gaussian"
+        ends = (_LEAST, 1.3 * float(accounted.max()))
+        axes.plot(ends, ends, color=LIMIT, label="accounted: an honest audit stays below")
+        axes.axhline(
+            float(column(ordered, "ceiling").max()), color=QUIET, linestyle="--", label="ceiling, no assumption"
         )
-        axes.plot(accounted, column(ordered, "epsilon_lower"), "o", color=COLOURS[0], label="audited, no assumption")
+        for name, mark, colour, label in (
+            ("epsilon_gaussian", "s", COLOURS[2], "audited, noise being Gaussian"),
+            ("epsilon_lower", "o", COLOURS[0], "audited, no assumption"),
+        ):
+            axes.plot(accounted, np.maximum(column(ordered, name), _LEAST), mark, color=colour, label=label)
         axes.set(
             title="Privacy spent: audited against accounted", xlabel="accounted ε", ylabel="audited ε, lower bound"
         )
-        axes.set(xlim=(0, top), ylim=(0, top))
+        axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
         axes.legend(loc="upper left")
 
 
