@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from primia.attacks.bounds import reconstruction_bound
 from primia.attacks.budget import Budget
 from primia.attacks.contract import Advance, Outcome, Part, Trials
-from primia.attacks.retrieval import draw_lineups
+from primia.attacks.lineups import draw_lineups
 from primia.attacks.scene import Scene, one_image_each
 from primia.attacks.similarity import Likeness, psnr
 from primia.errors import DataError
@@ -57,8 +57,8 @@ class Imprint:
     bounds it, since differential privacy holds for whatever network is sent.
 
     It needs a hospital that trains what it is sent. Real ones refuse: the plan that they signed fixes the architecture,
-    and weights of another length or with another digest than announced are an error
-    (`tests/federation/test_site.py` sends an imprinted network to one). This attack shows what is left if that falls.
+    and weights of another length are an error (`tests/federation/test_site.py` sends one an imprinted network). Weights
+    of the right length may still be crafted; against those, as against this attack, only differential privacy helps.
 
     Facts: bins; alone, how often the patient had a bin of its own; psnr, median over the undefended trials, in dB.
     """

@@ -90,7 +90,8 @@ class GradientInversion:
         for arm, updates in arms.items():
             found = attacker.find(updates(), scene.candidates.labels[rows], variation=variation, purpose=(arm, index))
             alike = likeness.between(found, pool).gather(1, lineups)
-            values[arm] = int((alike.argmax(dim=1) == 0).sum())
+            # Strictly nearest: of equals, or of what is no number, nobody was found.
+            values[arm] = int((alike[:, 0] > alike[:, 1:].amax(dim=1)).sum())
             arrays[arm] = found
         return Part(values, arrays)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from primia.attacks.bounds import gaussian_reconstruction_bound, reconstruction_bound
 from primia.attacks.budget import Budget
 from primia.attacks.contract import Advance, Check, Outcome, Part, Trials
+from primia.attacks.lineups import Lineups, draw_lineups
 from primia.attacks.scene import Scene
 from primia.attacks.views import Candidates, RoundView, StepView, View, deal_candidates
 
@@ -28,30 +29,6 @@ _SLICE = 2**17  # weights compared at once, in float64
 # Standard errors that independent noise of two updates may seem to agree; by luck once in 10^10 reports.
 _STRANGE = 7.0
 _PAIRS = 20  # updates whose noise is compared with that of the one before
-
-
-@dataclass(frozen=True)
-class Lineups:
-    """Who stands before the attacker in each trial, and, hidden from it, whose update it sees.
-
-    Attributes:
-        members: (trials, gallery) int64, rows of `Candidates`, no patient twice in a trial.
-        targets: (trials,) int64, position of the drawn patient within `members`.
-    """
-
-    members: Tensor
-    targets: Tensor
-
-    @property
-    def patients(self) -> Tensor:
-        """Row of `Candidates` of each trial's target, (trials,)."""
-        return self.members.gather(1, self.targets[:, None])[:, 0]
-
-
-def draw_lineups(*, patients: int, gallery: int, trials: int, generator: torch.Generator) -> Lineups:
-    """Draw a fresh gallery for every trial, and its target uniformly."""
-    members = torch.stack([torch.randperm(patients, generator=generator)[:gallery] for _ in range(trials)])
-    return Lineups(members, torch.randint(gallery, (trials,), generator=generator))
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,14 @@ def test_an_attack_that_cannot_succeed_even_undefended_is_inconclusive(tmp_path)
     assert "attack.budget standard lets it try harder" in report.reason
 
 
+def test_nobody_is_found_among_identical_candidates(tmp_path):
+    few = dataclasses.replace(SMALL_INVERSION, inversion_steps=4)
+    scene = scene_of(candidates=images_of(24, identical=True), budget=few)
+    report = report_of(GradientInversion("first"), scene, tmp_path)
+    assert report.outcome.positive.successes == 0
+    assert report.verdict is Verdict.INCONCLUSIVE
+
+
 def test_a_deep_network_is_attacked_through_its_convolutions(tmp_path):
     scene = phantom_scene(
         architecture="convnet",

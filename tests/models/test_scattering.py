@@ -125,3 +125,33 @@ def test_a_size_that_does_not_fit_is_refused_with_one_that_does():
     with pytest.raises(ConfigError, match=re.escape("preprocess.pixels is 100")) as refused:
         Scattering(100)
     assert "choose 96" in str(refused.value)
+
+
+def test_the_values_are_the_same_with_a_graph_and_without():
+    images = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(2))
+    transform = Scattering(32)
+    without = transform(images)
+    followed = transform(images.clone().requires_grad_())
+    assert followed.requires_grad and not without.requires_grad
+    assert torch.equal(followed.detach(), without)
+
+
+def test_nobody_who_asks_for_no_graph_pays_for_one():
+    images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        assert not Scattering(16)(images.clone().requires_grad_()).requires_grad
+    assert not Scattering(16)(images).requires_grad
+
+
+def test_the_gradient_is_the_slope():
+    generator = torch.Generator().manual_seed(4)
+    images = structured(32).requires_grad_()
+    weights = torch.randn(1, CHANNELS, 4, 4, generator=generator)
+    transform = Scattering(32)
+    [gradient] = torch.autograd.grad((transform(images) * weights).sum(), images)
+    for _ in range(5):
+        direction = torch.randn(images.shape, generator=generator)
+        # Float32: a step far above rounding, and central, so that its own error is of third order.
+        ahead, behind = (transform(images.detach() + step * direction) for step in (0.01, -0.01))
+        slope = ((ahead - behind).double() * weights).sum() / 0.02
+        assert float((gradient * direction).sum()) == pytest.approx(float(slope), rel=2e-2, abs=0.05)
