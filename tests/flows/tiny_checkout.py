@@ -18,7 +18,7 @@ TINY: dict[str, dict[str, Any]] = {
     "federation": {"rounds": 3},
     "privacy": {"sampling_rate": 1.0, "site_population": 30, "delta": 0.001, "statistics_noise": 2.0},
     "evaluation": {"bootstrap": 100},
-    "attack": {"gallery": 16},
+    "attack": {"gallery": 16, "membership": "stand_in"},
     "encryption": {"phantom_patients": 60, "epochs": 3, "images": 2, "pixels": 16},
 }
 

@@ -90,7 +90,6 @@ def test_good_facts_pass_every_gate(profile):
         ("attack.verdict", "FAIL", "attacks"),
         ("attack.verdicts.gradient_retrieval", None, "attack_retrieval"),
         ("attack.verdicts.one_run_audit", "INCONCLUSIVE", "attack_audit"),
-        ("attack.verdict", "INCONCLUSIVE", "attacks"),
         ("attack.verdict", None, "attacks"),
         ("attack.model_digest", "cd34", "attacked_model"),
         ("encryption.student_mcc", 0.01, "encrypted_utility"),
@@ -110,6 +109,8 @@ def test_demo_looks_at_the_value_of_the_mcc_and_clinical_at_its_lower_end():
 
 def test_only_clinical_asks_for_real_images_and_for_nothing_outside_the_budget():
     assert missed("clinical", changed("privacy.synthetic", True)) == ["real_images"]
+    unproven = changed("attack.verdict", "INCONCLUSIVE")
+    assert (missed("demo", unproven), missed("clinical", unproven)) == ([], ["attacks"])
     assert missed("clinical", changed("attack.budget", "quick")) == ["attack_budget"]
     assert missed("clinical", changed("attack.uncovered", ["figures"])) == ["attacks_cover_everything"]
     assert missed("clinical", changed("attack.verdicts.membership", "FAIL")) == ["attack_membership"]
@@ -134,7 +135,7 @@ def test_a_whole_section_that_is_missing_fails_its_gates_with_a_sentence():
     results = {result.name: result for result in check_gates(load_profile(GATES, "demo"), facts)}
     assert not results["attacks"].passed and results["attacks"].value is None
     assert results["attacks"].reason.startswith("attack.verdict is missing, so it cannot be judged")
-    assert results["attacks"].required == "PASS"
+    assert results["attacks"].required == "one of PASS, INCONCLUSIVE"
 
 
 def test_a_missing_fact_to_compare_with_fails_the_gate():
