@@ -1,5 +1,6 @@
 """Broken releases that an attack must find: the classic defects of private training, and of its accounting."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,28 +18,34 @@ _FAR = 1e6  # clip norms that no gradient has
 
 
 class RepeatingNoise:
-    """Gives the same normal values again whenever the same shape is asked for; patients are drawn as they should."""
+    """Gives the same normal values again whenever the same shape is asked for; patients are drawn as they should.
+
+    Parts of an attack share it, and a keystream serves one thread at a time.
+    """
 
     def __init__(self, source: NoiseSource) -> None:
-        self._source = source
+        self._source, self._lock = source, threading.Lock()
         self._normal: dict[tuple[int, ...], Tensor] = {}
         self._discrete: dict[int, NDArray[np.int64]] = {}
 
     def normal(self, shape: Any) -> Tensor:
         """As `NoiseSource`."""
-        if tuple(shape) not in self._normal:
-            self._normal[tuple(shape)] = self._source.normal(shape)
-        return self._normal[tuple(shape)].clone()
+        with self._lock:
+            if tuple(shape) not in self._normal:
+                self._normal[tuple(shape)] = self._source.normal(shape)
+            return self._normal[tuple(shape)].clone()
 
     def uniform(self, n: int) -> Tensor:
         """As `NoiseSource`."""
-        return self._source.uniform(n)
+        with self._lock:
+            return self._source.uniform(n)
 
     def discrete(self, n: int) -> NDArray[np.int64]:
         """As `NoiseSource`."""
-        if n not in self._discrete:
-            self._discrete[n] = self._source.discrete(n)
-        return self._discrete[n].copy()
+        with self._lock:
+            if n not in self._discrete:
+                self._discrete[n] = self._source.discrete(n)
+            return self._discrete[n].copy()
 
 
 @dataclass(frozen=True)
