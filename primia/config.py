@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from primia.consistency import check_consistency
 from primia.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -13,8 +14,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 
 
-PHANTOM_FOLDER = "primia/data/phantom"
-PHANTOM_CLASSES = ("normal", "bacterial", "viral")
 # What the stages of dvc.yaml write; DVC deletes these before a stage runs.
 OUTPUTS = (("data", "raw"), ("data", "sites"), ("data", "test"), ("models",), ("results",))
 
@@ -254,88 +253,8 @@ class Params(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        hospitals = len(self.preprocess.hospitals)
-        if self.secure_aggregation.scheme != "none" and hospitals < 3:
-            raise ValueError(
-                f"preprocess.hospitals names {hospitals}, but secure aggregation needs at least 3 hospitals to hide "
-                "one among them; add hospitals or set secure_aggregation.scheme to none"
-            )
-        if self.privacy.enabled and self.training.mixup:
-            raise ValueError(
-                "training.mixup blends images of different patients, so a clipped gradient would no longer belong to "
-                "one patient; set training.mixup to 0 or privacy.enabled to false"
-            )
-        if self.privacy.enabled and self.training.class_weights:
-            raise ValueError(
-                "training.class_weights needs the hospitals' label counts, which differential privacy does not cover "
-                "yet; set training.class_weights or privacy.enabled to false"
-            )
-        if self.privacy.enabled and self.privacy.trust == "distributed":
-            self._check_distributed()
-        self._check_encryption()
-        if self.training.local_normalisation and self.model.architecture == "scattering":
-            raise ValueError(
-                "training.local_normalisation keeps normalisation layers at the hospitals, but the scattering model "
-                "has none that learn; set it to false or choose another model.architecture"
-            )
-        if (
-            self.ingest.source == "image_folder"
-            and self.preprocess.dealing == "natural"
-            and self.ingest.columns.hospital is None
-        ):
-            raise ValueError(
-                "preprocess.dealing is natural, but ingest.columns.hospital names no column that says who is where; "
-                "set preprocess.dealing to iid or dirichlet, or name the column"
-            )
-        if self.training.pretrain == "phantom":
-            strange = [name for name in self.ingest.classes if name not in PHANTOM_CLASSES]
-            if strange:
-                raise ValueError(
-                    f"training.pretrain is phantom, but ingest.classes names {', '.join(strange)}, and phantoms show "
-                    f"only {', '.join(PHANTOM_CLASSES)}; set training.pretrain to none"
-                )
-        if self.ingest.source == "phantom" and self.ingest.folder != PHANTOM_FOLDER:
-            raise ValueError(
-                f"ingest.folder is {self.ingest.folder}, but the phantom source makes its own images; "
-                f"set ingest.source to image_folder, or ingest.folder to {PHANTOM_FOLDER}"
-            )
+        check_consistency(self)
         return self
-
-    def _check_encryption(self) -> None:
-        if self.encryption.data == "hospitals" and self.privacy.enabled:
-            raise ValueError(
-                "encryption.data is hospitals, but what a student learns of the hospitals' images is in no privacy "
-                "budget; set it to phantoms, or privacy.enabled to false"
-            )
-        if self.model.architecture == "scattering":
-            if self.encryption.data == "hospitals":
-                raise ValueError(
-                    "encryption.data is hospitals, but the scattering model answers encrypted images itself and has no "
-                    "student to teach; set it to phantoms"
-                )
-        elif self.encryption.pixels > self.preprocess.pixels:
-            raise ValueError(
-                f"encryption.pixels is {self.encryption.pixels}, but images have preprocess.pixels "
-                f"{self.preprocess.pixels}; a student cannot see more than its teacher"
-            )
-
-    def _check_distributed(self) -> None:
-        wanted: dict[str, tuple[object, object]] = {
-            "privacy.local_steps": (self.privacy.local_steps, 1),
-            "training.proximal": (self.training.proximal, 0.0),
-            "training.local_normalisation": (self.training.local_normalisation, False),
-        }
-        for key, (value, needed) in wanted.items():
-            if value != needed:
-                raise ValueError(
-                    f"{key} is {str(value).lower()}, but with privacy.trust distributed a round is one step whose "
-                    f"noise only the sum carries; set it to {str(needed).lower()}, or privacy.trust to local"
-                )
-        if self.secure_aggregation.scheme == "none":
-            raise ValueError(
-                "privacy.trust is distributed, but secure_aggregation.scheme is none, so each hospital's share of the "
-                "noise would have to protect its patients alone; set the scheme to masking or privacy.trust to local"
-            )
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:

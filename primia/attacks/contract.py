@@ -123,6 +123,11 @@ class Part:
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+def counted(parts: Sequence[Part], arm: str, *, chance: float) -> Trials:
+    """Trials of one arm over all parts, each of which tells `trials` and, under the arm's name, right answers."""
+    return Trials(sum(part.values[arm] for part in parts), sum(part.values["trials"] for part in parts), chance)
+
+
 class Attack(Protocol):
     """One attack; instances are frozen dataclasses that hold nothing but what tells two attacks apart."""
 

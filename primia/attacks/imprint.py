@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from primia.attacks.bounds import reconstruction_bound
 from primia.attacks.budget import Budget
-from primia.attacks.contract import Advance, Outcome, Part, Trials
+from primia.attacks.contract import Advance, Outcome, Part, counted
 from primia.attacks.lineups import draw_lineups
 from primia.attacks.scene import Scene, one_image_each
 from primia.attacks.similarity import Likeness, psnr
@@ -108,8 +109,7 @@ class Imprint:
         chance, declared = 1 / scene.settings.gallery, scene.declared
         total = sum(part.values["trials"] for part in parts)
 
-        def hits(arm: str) -> Trials:
-            return Trials(sum(part.values[arm] for part in parts), total, chance)
+        hits = partial(counted, parts, chance=chance)
 
         quality = torch.tensor([value for part in parts for value in part.values["psnr"]])
         return Outcome(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from primia.attacks.bounds import reconstruction_bound
 from primia.attacks.budget import Budget
-from primia.attacks.contract import Advance, Outcome, Part, Trials
+from primia.attacks.contract import Advance, Outcome, Part, counted
 from primia.attacks.reconstruct import gradients_of, reconstruct
 from primia.attacks.scene import Scene, inputs_of, one_image_each, vector_of
 from primia.attacks.similarity import Likeness, psnr, ssim, summary
@@ -85,7 +86,7 @@ class GradientInversion:
         images, pool = scene.candidates.images[rows].float(), scene.candidates.images[deal.pool].float()
         lineups = _lineups(scene, len(deal.pool), first=index * _BLOCK, patients=len(rows))
         likeness = Likeness(average)
-        values: dict[str, Any] = {"variation": variation, "patients": len(rows)}
+        values: dict[str, Any] = {"variation": variation, "trials": len(rows)}
         arrays = {"original": images, "average": average}
         for arm, updates in arms.items():
             found = attacker.find(updates(), scene.candidates.labels[rows], variation=variation, purpose=(arm, index))
@@ -97,10 +98,9 @@ class GradientInversion:
 
     def gather(self, scene: Scene, parts: Sequence[Part]) -> Outcome:
         """Count the patients found, and compare the images."""
-        chance, total = 1 / scene.settings.gallery, sum(part.values["patients"] for part in parts)
+        chance, total = 1 / scene.settings.gallery, sum(part.values["trials"] for part in parts)
 
-        def hits(arm: str) -> Trials:
-            return Trials(sum(part.values[arm] for part in parts), total, chance)
+        hits = partial(counted, parts, chance=chance)
 
         def joined(arm: str) -> Tensor:
             return torch.cat([part.arrays[arm] for part in parts])

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from primia.attacks.bounds import gaussian_reconstruction_bound, reconstruction_bound
 from primia.attacks.budget import Budget
-from primia.attacks.contract import Advance, Check, Outcome, Part, Trials
+from primia.attacks.contract import Advance, Check, Outcome, Part, Trials, counted
 from primia.attacks.lineups import Lineups, draw_lineups
 from primia.attacks.scene import Scene
 from primia.attacks.views import Candidates, RoundView, StepView, View, deal_candidates
@@ -105,8 +106,7 @@ class GradientRetrieval:
         chance, declared = 1 / scene.settings.gallery, scene.declared
         total = sum(part.values["trials"] for part in parts)
 
-        def hits(arm: str) -> Trials:
-            return Trials(sum(part.values[arm] for part in parts), total, chance)
+        hits = partial(counted, parts, chance=chance)
 
         facts: dict[str, Any] = {key: parts[0].values[key] for key in ("weights", "patients")}
         bound: float | None = None

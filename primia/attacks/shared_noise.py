@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from primia.privacy.discrete_gaussian import DEVIATION
 from primia.privacy.noise import NoiseSource
 from primia.privacy.shares import NoiseShare, share_plan
-from primia.training.private import clipped_gradient_sum, draw_patients, index_patients, private_gradient
+from primia.training.private import clipped_gradient_sum, train_private
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,6 @@ class HonestHospitals:
         augment: Callable[[Tensor], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """One step's sum, from the integers that the honest hospitals send."""
-        if noise_multiplier == 0:
-            return private_gradient(
-                head,
-                inputs=inputs,
-                labels=labels,
-                patients_drawn=patients_drawn,
-                clip_norm=clip_norm,
-                noise_multiplier=0.0,
-                expected_batch=expected_batch,
-                noise=noise,
-                precision=precision,
-                augment=augment,
-            )
         gradient = clipped_gradient_sum(
             head,
             inputs=inputs,
@@ -77,6 +65,8 @@ class HonestHospitals:
             precision=precision,
             augment=augment,
         )
+        if noise_multiplier == 0:
+            return {name: value / expected_batch for name, value in gradient.items()}
         sizes = [value.numel() for value in gradient.values()]
         share = self.share(clip_norm=clip_norm, noise_multiplier=noise_multiplier, parameters=sum(sizes))
         exact = torch.cat([value.flatten() for value in gradient.values()]).double().numpy()
@@ -87,37 +77,6 @@ class HonestHospitals:
         parts = torch.split(seen, sizes)
         return {name: part.view_as(gradient[name]) for name, part in zip(gradient, parts, strict=True)}
 
-    def train(
-        self,
-        head: nn.Module,
-        *,
-        inputs: Tensor,
-        labels: Tensor,
-        patients: Tensor,
-        clip_norm: float,
-        noise_multiplier: float,
-        sampling_rate: float,
-        expected_batch: float,
-        steps: int,
-        learning_rate: float,
-        noise: NoiseSource,
-        precision: str = "float32",
-        views: int = 1,
-    ) -> None:
+    def train(self, head: nn.Module, **settings: Any) -> None:
         """As many steps, each of which moves the model as the coordinator moves it in a round."""
-        index, weights = index_patients(patients), dict(head.named_parameters())
-        for _ in range(steps):
-            gradient = self.step(
-                head,
-                inputs=inputs,
-                labels=labels,
-                patients_drawn=draw_patients(index, sampling_rate=sampling_rate, views=views, noise=noise),
-                clip_norm=clip_norm,
-                noise_multiplier=noise_multiplier,
-                expected_batch=expected_batch,
-                noise=noise,
-                precision=precision,
-            )
-            with torch.no_grad():
-                for name, value in gradient.items():
-                    weights[name].sub_(value, alpha=learning_rate)
+        train_private(head, release=self.step, **settings)

@@ -162,6 +162,7 @@ class RoundView:
             steps=declared.steps_per_round,
             views=declared.views,
             learning_rate=declared.learning_rate,
+            proximal=self._scene.training.proximal,
             precision=self._scene.training.precision,
             noise=self._noise,
         )

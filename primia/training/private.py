@@ -35,6 +35,7 @@ def train_private(
     precision: str = "float32",
     views: int = 1,
     augment: Callable[[Tensor], Tensor] | None = None,
+    release: Callable[..., dict[str, Tensor]] | None = None,
 ) -> None:
     """DP-SGD (Abadi et al. 2016, algorithm 1) over patients: `head` is trained in place.
 
@@ -62,6 +63,7 @@ def train_private(
             gradient of a patient's views is clipped, so they cost no privacy (augmentation multiplicity, De et al.
             2022, over a patient's images as well).
         augment: maps a batch of `inputs` to one of the same shape, each row changed at random on its own.
+        release: of a step's gradient, in place of `private_gradient` and called like it, as where noise is in shares.
 
     Raises:
         PrivacyError: a layer mixes samples, or its gradients cannot be had patient by patient.
@@ -70,7 +72,7 @@ def train_private(
     parameters = dict(head.named_parameters())
     start = {name: weight.detach().clone() for name, weight in parameters.items()} if proximal else {}
     for _ in range(steps):
-        gradient = private_gradient(
+        gradient = (release or private_gradient)(
             head,
             inputs=inputs,
             labels=labels,

@@ -24,6 +24,7 @@ from primia.attacks.canaries import observe
 from primia.attacks.contract import Check, Outcome, Trials
 from primia.attacks.mutations import MUTATIONS, RepeatingNoise, mutate
 from primia.attacks.scene import Declared, Scene
+from primia.attacks.shared_noise import HonestHospitals
 from primia.config import Attack, Training
 from primia.data.image_set import ImageSet
 from primia.models.networks import build_network
@@ -33,8 +34,7 @@ from primia.privacy.curve import PrivacyCurve, privacy_curve
 from primia.privacy.discrete_gaussian import discrete_gaussian
 from primia.privacy.noise import SystemNoise
 from primia.privacy.release import Release
-from primia.privacy.shares import share_plan
-from primia.training.private import clipped_gradient_sum, draw_patients, index_patients, train_private
+from primia.training.private import train_private
 
 CLASSES = ("normal", "bacterial", "viral")
 TERMS = Declared(
@@ -365,61 +365,19 @@ def test_repeated_noise_draws_patients_afresh():
 
 
 def test_noise_in_shares_is_audited_by_what_the_attacker_sees_of_it(scene):
-    """Two hospitals, one of them curious: the other's share is all that hides a patient."""
-
-    def trainer(head, *, clip_norm, noise_multiplier, sampling_rate, steps, learning_rate, expected_batch, **rest):
-        if noise_multiplier == 0:
-            train_private(
-                head,
-                clip_norm=clip_norm,
-                noise_multiplier=0.0,
-                sampling_rate=sampling_rate,
-                steps=steps,
-                learning_rate=learning_rate,
-                expected_batch=expected_batch,
-                **rest,
-            )
-            return
-        weights = sum(weight.numel() for weight in head.parameters())
-        grid = shares(weights, clip_norm, noise_multiplier).grid
-        index, noise = index_patients(rest["patients"]), rest["noise"]
-        for _ in range(steps):
-            total = clipped_gradient_sum(
-                head,
-                inputs=rest["inputs"],
-                labels=rest["labels"],
-                patients_drawn=draw_patients(index, sampling_rate=sampling_rate, views=rest["views"], noise=noise),
-                clip_norm=clip_norm,
-            )
-            with torch.no_grad():
-                for name, weight in head.named_parameters():
-                    noisy = (total[name].double() / grid).round() + torch.from_numpy(
-                        noise.discrete(weight.numel())
-                    ).view_as(weight)
-                    weight.sub_(noisy.float(), alpha=learning_rate * grid / expected_batch)
-
-    def shares(weights, clip_norm, noise_multiplier):
-        return share_plan(
-            clip_norm=clip_norm,
-            noise_multiplier=noise_multiplier,
-            hospitals=2,
-            threshold=2,
-            curious=1,
-            parameters=weights,
-        )
-
+    # One of two hospitals is curious: the other's share is all that hides a patient.
+    honest = HonestHospitals(hospitals=2, threshold=2, curious=1)
     # The port of 801 canaries and the head.
-    plan = shares(3 * 801 + 3 * 217 * 4 + 3, DECLARED.clip_norm, 1.5)
-    terms = dataclasses.replace(
-        DECLARED, steps_per_round=1, discrete=True, noise_seen=plan.deviation_steps / plan.clip_steps
-    )
+    parameters = 3 * 801 + 3 * 217 * 4 + 3
+    share = honest.share(clip_norm=DECLARED.clip_norm, noise_multiplier=1.5, parameters=parameters)
+    terms = dataclasses.replace(DECLARED, steps_per_round=1, discrete=True, noise_seen=honest.deviation(share))
     declared = dataclasses.replace(terms, epsilon=epsilon_of(terms.everything(), delta=terms.delta))
-    outcome = audited(dataclasses.replace(scene, declared=declared, trainer=trainer))
+    outcome = audited(dataclasses.replace(scene, declared=declared, trainer=honest.train))
     assert flagged(outcome) == []
     assert check_of(outcome, "noise").value == pytest.approx(1.0, abs=0.02)
     assert outcome.positive.successes == outcome.positive.total
     less = dataclasses.replace(declared, noise_seen=1.05 * declared.noise_seen)
-    assert "noise" in flagged(audited(dataclasses.replace(scene, declared=less, trainer=trainer)))
+    assert "noise" in flagged(audited(dataclasses.replace(scene, declared=less, trainer=honest.train)))
 
 
 def test_without_declared_privacy_the_attacker_is_right_and_nothing_is_checked(scene):

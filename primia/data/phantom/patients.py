@@ -7,7 +7,7 @@ import numpy as np
 from numpy.random import Generator, SeedSequence, default_rng
 from numpy.typing import NDArray
 
-from primia.config import PHANTOM_CLASSES
+from primia.consistency import PHANTOM_CLASSES
 from primia.data.phantom.anatomy import Anatomy, draw_anatomy, draw_pose, frame_of
 from primia.data.phantom.devices import draw_devices, draw_marker, render_devices, stamp_marker
 from primia.data.phantom.findings import Finding, draw_finding, render_finding
