@@ -1,4 +1,7 @@
-"""What a transcript with canaries shows of noise, clipping, sampling and accounting, beside what was declared."""
+"""What a transcript with canaries shows of clipping, sampling and accounting, beside what was declared.
+
+What it shows of noise: `primia.attacks.noise_record`.
+"""
 
 import math
 
@@ -6,46 +9,11 @@ import torch
 
 from primia.attacks.audit_bounds import least_separation, separation_of
 from primia.attacks.contract import Check
+from primia.attacks.noise_record import FALSE_ALARM, ROUNDING
 from primia.attacks.scene import Declared
 
-FALSE_ALARM = 1e-7  # chance of an honest release to be outside one check's range
-_ROUNDING = 1e-3  # of what is observed as a difference of float32 weights
 _SHORT = 0.01  # by so much bfloat16 may leave a clipped gradient short of the clip norm
 _ACCOUNTS = 0.01  # by so much accountants may differ
-
-
-def noise_check(*, squares: float, coordinates: int) -> Check:
-    """Deviation of the noise where there is nothing else, over the declared one; an exact χ² range."""
-    from scipy.stats import chi2
-
-    low, high = (chi2.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], coordinates) / coordinates) ** 0.5
-    value = math.sqrt(squares / coordinates)
-    return Check(
-        name="noise",
-        value=value,
-        low=float(low) - _ROUNDING,
-        high=float(high) + _ROUNDING,
-        broken=f"Where no canary is, the release carries {value:.3g} times the declared noise: "
-        "noise is missing, repeated or not the accounted one.",
-    )
-
-
-def repetition_check(bare: torch.Tensor) -> Check:
-    """Largest correlation, by size, of the noise of two calls; bare is (calls, kept), at least two calls."""
-    from scipy.stats import norm
-
-    calls, kept = bare.shape
-    unit = bare / bare.norm(dim=1, keepdim=True)
-    value = float((unit @ unit.T).abs().triu(diagonal=1).max())
-    pairs = calls * (calls - 1) // 2
-    return Check(
-        name="repetition",
-        value=value,
-        low=0.0,
-        high=float(norm.isf(FALSE_ALARM / 2 / pairs)) / math.sqrt(kept),
-        broken=f"The noise of two rounds has a correlation of {value:.3g}: the same noise is used again, "
-        "so the difference of two releases shows what it should hide.",
-    )
 
 
 def signal_check(scores: torch.Tensor, *, declared: Declared, steps: int) -> Check:
@@ -61,9 +29,9 @@ def signal_check(scores: torch.Tensor, *, declared: Declared, steps: int) -> Che
         name="signal",
         value=value,
         low=(fewest - noise) / expected - _SHORT,
-        high=(most + noise) / expected + _ROUNDING,
+        high=(most + noise) / expected + ROUNDING,
         broken=f"The canaries' gradients add up to {value:.3g} times what the declared clip norm and sampling rate "
-        "give: clipping is skipped or wrong, or patients take part at another rate.",
+        "give: clipping is skipped, wrong, or by image instead of patient, or patients take part at another rate.",
     )
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from primia.attacks.noise_record import NoiseRecord
 from primia.attacks.scene import Declared, Scene, weights_of
 
 _WRONG = 20.0  # by how many logits a canary is taken for the wrong class
 _DRIFT = 3.0  # by how many of them training may bring it to its senses
 _UNCLIPPED = 4.0  # clip norms that a canary's gradient has before it is clipped
 _TAIL = 8.0  # deviations of the noise that the drift makes room for
-_KEPT = 2**22  # values of bare noise that are compared between calls, at most
-_KEPT_PER_CALL = 2**14
+IMAGES = 3  # of each canary, who is one patient all the same
 
 
 class CanaryPort(nn.Module):
@@ -52,15 +52,11 @@ class Transcript:
     Attributes:
         scores: how long each canary's gradient was, summed over a call's steps, (calls, canaries) float64; 1 is one
             step at full length.
-        bare: the same coordinates of pure noise in every call, (calls, kept) float64, in declared deviations.
-        squares: sum of the squares of all coordinates of pure noise in all calls, in declared variances.
-        coordinates: how many those are.
+        noise: what the calls show of weights that no canary touches.
     """
 
     scores: Tensor
-    bare: Tensor
-    squares: float
-    coordinates: int
+    noise: NoiseRecord
 
 
 def observe(
@@ -76,7 +72,8 @@ def observe(
     """Train on the canaries that fell heads, as a site trains, and read the transcript.
 
     No real patient takes part: the strongest attacker knows what they add and subtracts it. One more canary always
-    does, which the attacker knows, so that the trainer never lacks a patient.
+    does, which the attacker knows, so that the trainer never lacks a patient. Each has several images: a trainer that
+    took images for patients would let a canary count that often.
 
     Args:
         scene: whose trainer and noise.
@@ -98,15 +95,15 @@ def observe(
 
     ported = CanaryPort(head, canaries=canaries + 1, classes=classes, amplitude=amplitude)
     present = torch.cat([coins, torch.tensor([True])])
-    rows = present.nonzero().float()
-    scores, bare, squares, coordinates = [], [], 0.0, 0
+    numbers = present.nonzero()[:, 0].repeat_interleave(IMAGES)
+    scores, noise_seen = [], NoiseRecord(releases=len(calls))
     for done, count in enumerate(calls):
         before = weights_of(ported)
         scene.trainer(
             ported,
-            inputs=rows,
-            labels=torch.zeros(len(rows), dtype=torch.int64),
-            patients=torch.arange(len(rows)),
+            inputs=numbers[:, None].float(),
+            labels=torch.zeros(len(numbers), dtype=torch.int64),
+            patients=numbers,
             clip_norm=terms.clip_norm,
             noise_multiplier=terms.noise_multiplier,
             sampling_rate=terms.sampling_rate,
@@ -121,11 +118,8 @@ def observe(
         port = change.pop("port.weight").double()  # (classes, canaries + 1)
         scores.append(torch.tensor(CanaryPort.DIRECTION, dtype=torch.float64) @ port[:2, :canaries] / length)
         if terms.noise_seen > 0:
-            untouched = torch.cat([value.flatten() for value in (port[:, ~present].float(), *change.values())])
-            untouched = untouched.double() / (length * terms.noise_seen * math.sqrt(count))
-            squares += float(untouched.square().sum())
-            coordinates += len(untouched)
-            kept = min(_KEPT_PER_CALL, max(1, _KEPT // len(calls)))
-            bare.append(untouched[:: math.ceil(len(untouched) / kept)].clone())
+            deviation = length * terms.noise_seen * math.sqrt(count)
+            untouched = {"port": port[:, ~present], **change}
+            noise_seen.add({name: value / deviation for name, value in untouched.items()})
         on_call(sum(calls[: done + 1]))
-    return Transcript(torch.stack(scores), torch.stack(bare) if bare else torch.zeros(0, 0), squares, coordinates)
+    return Transcript(torch.stack(scores), noise_seen)

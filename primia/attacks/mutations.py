@@ -49,6 +49,59 @@ class RepeatingNoise:
 
 
 @dataclass(frozen=True)
+class FlawedNoise:
+    """Noise of another source with a defect that its deviation does not show; patients are drawn as they should.
+
+    `flaw` takes fresh values, flat, and gives as many.
+    """
+
+    source: NoiseSource
+    flaw: Callable[[Any], Any]
+
+    def normal(self, shape: Any) -> Tensor:
+        """As `NoiseSource`."""
+        fresh: Tensor = self.source.normal(shape)
+        return torch.as_tensor(self.flaw(fresh.flatten())).view(fresh.shape)
+
+    def uniform(self, n: int) -> Tensor:
+        """As `NoiseSource`."""
+        return self.source.uniform(n)
+
+    def discrete(self, n: int) -> NDArray[np.int64]:
+        """As `NoiseSource`."""
+        return np.asarray(self.flaw(self.source.discrete(n)))
+
+
+def _spared(values: Any) -> Any:
+    """None on the last value of every draw: of a weight in every tensor."""
+    values[-1] = 0
+    return values
+
+
+def _cancelling(values: Any) -> Any:
+    """The second half takes the first one back."""
+    half = len(values) // 2
+    if half:
+        values[-half:] = -values[:half]
+    return values
+
+
+@dataclass(frozen=True)
+class ByImage:
+    """`private_gradient` or `train_private` for which every image is a patient of its own."""
+
+    release: Callable[..., Any]
+
+    def __call__(self, head: torch.nn.Module, **arguments: Any) -> Any:
+        """Release as told, but for who is whose."""
+        if "patients" in arguments:
+            arguments["patients"] = torch.arange(len(arguments["patients"]))
+        if "patients_drawn" in arguments:
+            arguments["patients_drawn"] = torch.as_tensor(arguments["patients_drawn"]).reshape(-1, 1)
+        return self.release(head, **arguments)
+
+
+@dataclass(frozen=True)
 class Altered:
     """`private_gradient` or `train_private`, called with other arguments than it is told."""
 
@@ -83,6 +136,18 @@ def _repeated_noise(scene: Scene) -> Scene:
     return replace(scene, noise=RepeatingNoise(scene.noise_source()))
 
 
+def _spared_weights(scene: Scene) -> Scene:
+    return replace(scene, noise=FlawedNoise(scene.noise_source(), _spared))
+
+
+def _cancelling_noise(scene: Scene) -> Scene:
+    return replace(scene, noise=FlawedNoise(scene.noise_source(), _cancelling))
+
+
+def _images_for_patients(scene: Scene) -> Scene:
+    return replace(scene, step=ByImage(scene.step), trainer=ByImage(scene.trainer))
+
+
 def _third_of_epsilon(scene: Scene) -> Scene:
     return _claiming(scene, lambda declared: replace(declared, epsilon=declared.epsilon / 3))
 
@@ -114,6 +179,9 @@ MUTATIONS: dict[str, Callable[[Scene], Scene]] = {
     "a tenth of the noise": _tenth_of_the_noise,
     "clipping skipped": _unclipped,
     "noise repeated": _repeated_noise,
+    "some weights without noise": _spared_weights,
+    "noise that cancels": _cancelling_noise,
+    "images taken for patients": _images_for_patients,
     "a third of epsilon claimed": _third_of_epsilon,
     "composition forgotten": _composition_forgotten,
     "half the sampling rate accounted": _half_the_sampling_rate,

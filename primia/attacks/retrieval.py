@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from primia.attacks.bounds import gaussian_reconstruction_bound, reconstruction_
 from primia.attacks.budget import Budget
 from primia.attacks.contract import Advance, Check, Outcome, Part, Trials, counted
 from primia.attacks.lineups import Lineups, draw_lineups
+from primia.attacks.noise_record import NoiseRecord
 from primia.attacks.scene import Scene
 from primia.attacks.views import Candidates, RoundView, StepView, View, deal_candidates
 
@@ -27,9 +28,7 @@ _TRIALS = 200  # of one part
 _BLOCK = 2**28
 _GROUP = 256  # gradients compared at once
 _SLICE = 2**17  # weights compared at once, in float64
-# Standard errors that independent noise of two updates may seem to agree; by luck once in 10^10 reports.
-_STRANGE = 7.0
-_PAIRS = 20  # updates whose noise is compared with that of the one before
+_RECORDED = 20  # updates of each part whose noise is examined weight by weight
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,14 @@ class GradientRetrieval:
     `view` is what it sees: `step`, as the accountant's adversary does, or `round`, the change that leaves a hospital.
 
     Facts: weights; patients; longest, the longest noiseless update in clip norms; noise and noise_error, what noise
-    added to the updates, in the declared deviation, and the standard error of that; repeated, the largest correlation
-    of the noise of consecutive updates, in standard errors; curve, the same attack at other noise multipliers.
+    added to the updates, in the declared deviation, and the standard error of that; curve, the same attack at other
+    noise multipliers.
     """
 
     round: str = "released"
     view: Literal["step", "round"] = "step"
 
-    version = 2
+    version = 3
     tier = "worst case"
 
     @property
@@ -94,7 +93,10 @@ class GradientRetrieval:
         values |= {"attacked": attacked.successes, "residual": attacked.residual, "weights": attacked.weights}
         lengths = torch.stack([view.clean(row, defended=True).double().norm() for row in range(len(candidates))])
         values["longest"] = float(lengths.max()) / scene.declared.clip_norm
-        values["repeated"] = _repeated(view, lineups) if self.view == "step" else 0.0
+        values["noise"] = []
+        if self.view == "step":
+            deviation = scene.declared.noise_seen * scene.declared.clip_norm
+            values["noise"] = [asdict(check) for check in _recorded(view, lineups, deviation=deviation)]
         values["curve"] = [
             _attempt(self._view(_noisier(scene, sigma), candidates), lineups, defended=True, count=count).successes
             for sigma in curve
@@ -125,8 +127,7 @@ class GradientRetrieval:
                 squares = sum(part.values["residual"] for part in parts) / (total * facts["weights"])
                 facts["noise"] = squares**0.5 / (declared.noise_seen * declared.clip_norm)
                 facts["noise_error"] = (2 * total * facts["weights"]) ** -0.5
-                facts["repeated"] = max(part.values["repeated"] for part in parts)
-                checks = (*checks, *_noise(facts))
+                checks = (*checks, _noise(facts), *_worst(parts))
         if self._draws_curve(scene):
             facts["curve"] = self._curve(scene, parts, total=total)
         return Outcome(
@@ -231,16 +232,25 @@ def unlikelihoods(updates: Tensor, gradients: Any, *, patients: int, most_steps:
     return torch.cat(columns, dim=1)
 
 
-def _repeated(view: View, lineups: Lineups) -> float:
-    """Largest correlation of the noise of consecutive updates, in standard errors of independent noise."""
-    before, largest = None, 0.0
-    for patient in lineups.patients[:_PAIRS].tolist():
-        noise = (view.update([patient], defended=True) - view.clean(patient, defended=True)).double()
-        noise /= noise.norm()
-        if before is not None:
-            largest = max(largest, abs(float(noise @ before)) * len(noise) ** 0.5)
-        before = noise
-    return largest
+def _recorded(view: View, lineups: Lineups, *, deviation: float) -> tuple[Check, ...]:
+    """What the noise of a few updates shows beyond its size as a whole, which all updates tell."""
+    patients = lineups.patients[:_RECORDED].tolist()
+    record = NoiseRecord(releases=len(patients))
+    for patient in patients:
+        noise = view.update([patient], defended=True) - view.clean(patient, defended=True)
+        record.add({"update": noise.double() / deviation})
+    return tuple(check for check in record.checks() if check.name in ("noise_of_weights", "noise_within", "repetition"))
+
+
+def _worst(parts: Sequence[Part]) -> list[Check]:
+    """Of each check of the noise the one that is broken in some part, or that of the last part."""
+    found: dict[str, Check] = {}
+    for part in parts:
+        for values in part.values["noise"]:
+            check = Check(**values)
+            if found.get(check.name) is None or found[check.name].holds:
+                found[check.name] = check
+    return list(found.values())
 
 
 def _clipping(longest: float) -> Check:
@@ -263,8 +273,8 @@ def _untested(longest: float) -> tuple[str, ...]:
     )
 
 
-def _noise(facts: dict[str, Any]) -> tuple[Check, ...]:
-    noise, allowed, repeated = facts["noise"], NOISE_ERRORS * facts["noise_error"], facts["repeated"]
+def _noise(facts: dict[str, Any]) -> Check:
+    noise, allowed = facts["noise"], NOISE_ERRORS * facts["noise_error"]
     said = f"The observed updates carry {noise:.3g} times the declared noise"
     if noise > 1:
         said = (
@@ -274,17 +284,7 @@ def _noise(facts: dict[str, Any]) -> tuple[Check, ...]:
         )
     else:
         said += ": noise is missing or too small, so the accounted privacy does not hold."
-    return (
-        Check(name="noise", value=noise, low=1 - allowed, high=1 + allowed, broken=said),
-        Check(
-            name="repeated",
-            value=repeated,
-            low=0.0,
-            high=_STRANGE,
-            broken=f"The noise of two updates agrees by {repeated:.3g} standard errors: it is drawn once and used "
-            "again, so that their difference shows the patients.",
-        ),
-    )
+    return Check(name="noise", value=noise, low=1 - allowed, high=1 + allowed, broken=said)
 
 
 def _noisier(scene: Scene, sigma: float) -> Scene:

@@ -82,6 +82,8 @@ class StepView:
 
     def __init__(self, scene: Scene, candidates: Candidates) -> None:
         self._scene, self._candidates, self._noise = scene, candidates, scene.noise_source()
+        # The same image as often: whoever clips images instead of patients lets a patient count that often.
+        self._views = 1 if scene.declared is None else scene.declared.views
         self._kept: dict[tuple[int, float], Tensor] = {}
 
     @property
@@ -112,7 +114,7 @@ class StepView:
             self._candidates.head,
             inputs=self._candidates.inputs,
             labels=self._candidates.labels,
-            patients_drawn=[torch.tensor(row) for row in drawn],
+            patients_drawn=torch.tensor(drawn, dtype=torch.int64)[:, None].expand(-1, self._views),
             clip_norm=clip_norm,
             noise_multiplier=noise_multiplier,
             expected_batch=1,

@@ -261,7 +261,8 @@ def test_an_honest_release_is_not_flagged_and_both_controls_do_what_they_must(ho
     low, high = honest.negative.interval(0.999)
     assert low <= 0.5 <= high
     assert {check.name for check in honest.checks} == {
-        "noise", "repetition", "signal", "sampling", "independence", "separation", "accounting"
+        "noise", "noise_of_tensors", "noise_of_weights", "noise_within", "repetition",
+        "signal", "sampling", "independence", "separation", "accounting"
     }  # fmt: skip
     assert check_of(honest, "noise").value == pytest.approx(1.0, abs=0.02)
     assert check_of(honest, "accounting").value == pytest.approx(1.0, abs=1e-6)
@@ -288,6 +289,9 @@ EXPECTED = {
     "a tenth of the noise": {"noise", "separation", "bound"},
     "clipping skipped": {"signal", "separation", "bound"},
     "noise repeated": {"noise", "repetition"},
+    "some weights without noise": {"noise_of_weights"},
+    "noise that cancels": {"noise_within"},
+    "images taken for patients": {"signal", "separation"},
     "a third of epsilon claimed": {"accounting"},
     "composition forgotten": {"accounting"},
     "half the sampling rate accounted": {"signal", "sampling", "independence"},
@@ -335,11 +339,11 @@ def test_noise_that_repeats_itself_from_round_to_round_only_is_flagged(scene):
 def test_a_shuffled_loader_in_place_of_poisson_sampling_is_flagged(scene):
     def shuffling(head, *, inputs, labels, patients, sampling_rate, steps, noise, **arguments):
         """Every patient once in each epoch, whose batches are disjoint."""
-        batches = round(1 / sampling_rate)
+        batches, people = round(1 / sampling_rate), torch.unique(patients)
         for step in range(steps):
             if step % batches == 0 or step == 0:
-                order = torch.argsort(noise.uniform(len(inputs)))
-            batch = order[step % batches :: batches]
+                order = people[torch.argsort(noise.uniform(len(people)))]
+            batch = torch.isin(patients, order[step % batches :: batches])
             train_private(
                 head,
                 inputs=inputs[batch],

@@ -7,6 +7,7 @@ from scenes import DECLARED, SETTINGS, SMALL, SeededNoise, images_of, model_of, 
 
 from primia.attacks import retrieval
 from primia.attacks.contract import Verdict
+from primia.attacks.mutations import mutate
 from primia.attacks.retrieval import GradientRetrieval, unlikelihoods
 from primia.attacks.shared_noise import HonestHospitals
 from primia.errors import DataError
@@ -83,8 +84,24 @@ def test_noise_that_is_used_again_is_a_failure(tmp_path):
 
     report = report_of(STEP, scene_of(noise=Repeating()), tmp_path)
     assert report.verdict is Verdict.FAIL
-    assert not checks_of(report)["repeated"].holds
+    assert not checks_of(report)["repetition"].holds
     assert "used again" in report.reason
+
+
+@pytest.mark.parametrize(
+    ("mutation", "check"),
+    [
+        ("some weights without noise", "noise_of_weights"),
+        ("noise that cancels", "noise_within"),
+        ("images taken for patients", "longest"),
+    ],
+)
+def test_a_flaw_that_the_deviation_of_the_noise_does_not_show_is_a_failure(tmp_path, mutation, check):
+    # Clipped far below what gradients are long, so that a patient who counts by image counts more than once.
+    declared = dataclasses.replace(DECLARED, views=3, clip_norm=0.01)
+    report = report_of(STEP, mutate(scene_of(declared=declared), mutation), tmp_path)
+    assert report.verdict is Verdict.FAIL
+    assert not checks_of(report)[check].holds
 
 
 def test_skipped_clipping_is_a_failure(tmp_path):
