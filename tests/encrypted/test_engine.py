@@ -8,6 +8,9 @@ from primia.encrypted.inputs import answer_logits, image_slots
 from primia.errors import EncryptionError
 from primia.models.polynomial import Quadratic
 
+# The largest of four thousand slots' noise was 10 to 15.4 floods in 40 runs; partial sums are hundreds.
+MOST_NOISE = 25 * FLOOD
+
 
 def check_against_the_network(network, bundle) -> None:
     engine = Engine(bundle.plan)
@@ -65,7 +68,7 @@ def test_three_convolutions_run_at_the_deep_profile(build, export) -> None:
 def test_an_answer_holds_the_logits_and_nothing_half_summed(small) -> None:
     slots = small.engine.scheme.decrypt(small.engine.evaluate([small.fresh], small.keys), small.secret)
     expected = small.network(small.network.inputs(small.image[None]))[0].detach().numpy()
-    np.testing.assert_allclose(slots, np.tile(np.append(expected, 0.0), 1024), atol=15 * FLOOD)
+    np.testing.assert_allclose(slots, np.tile(np.append(expected, 0.0), 1024), atol=MOST_NOISE)
 
 
 def test_a_question_with_several_images_gets_one_answer(build, export) -> None:
@@ -80,8 +83,8 @@ def test_a_question_with_several_images_gets_one_answer(build, export) -> None:
     answer = engine.scheme.load_answer(engine.evaluate([engine.scheme.encrypt(crafted, secret)], keys))
     slots = decrypted_complex(engine, answer, secret)
     average = network(torch.tensor(images.mean(axis=0, keepdims=True)).float())[0].detach().numpy()
-    np.testing.assert_allclose(slots.real, np.tile(np.append(average, 0.0), 1024), atol=15 * FLOOD)
-    assert np.abs(slots.imag).max() < 15 * FLOOD
+    np.testing.assert_allclose(slots.real, np.tile(np.append(average, 0.0), 1024), atol=MOST_NOISE)
+    assert np.abs(slots.imag).max() < MOST_NOISE
 
 
 def decrypted_complex(engine, ciphertext, secret) -> np.ndarray:
