@@ -15,6 +15,7 @@ from primia.attacks.contract import Part, Verdict
 from primia.attacks.document import AttackDocument, json_schema
 from primia.attacks.results import worst, write_results
 from primia.attacks.retrieval import GradientRetrieval
+from primia.attacks.subject import subject_of
 from primia.errors import ConfigError
 
 SCHEMA = Path(__file__).parents[2] / "docs/attack.schema.json"
@@ -116,6 +117,10 @@ def test_there_is_a_place_for_every_attack_and_an_unknown_name_is_refused():
     assert {attack.round for attack in attacks_on(scene_of(), ["gradient_retrieval"])} == {"first", "released"}
 
 
+def about(**changes):
+    return dataclasses.replace(subject_of(scene_of()), **changes)
+
+
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory):
     return report_of(GradientRetrieval("released"), scene_of(), tmp_path_factory.mktemp("honest"))
@@ -124,10 +129,11 @@ def honest(tmp_path_factory):
 def test_the_files_carry_the_worst_report_and_the_released_models_digest(tmp_path, honest):
     bad = dataclasses.replace(honest, verdict=Verdict.FAIL, model_digest="0" * 64, round="first")
     assert worst([honest, bad]) is bad
-    write_results(tmp_path, [bad, honest], model_digest=honest.model_digest, uncovered=["figures"])
+    write_results(tmp_path, [bad, honest], about(uncovered=("figures",)))
     document = AttackDocument.model_validate_json((tmp_path / "attack.json").read_text())
     assert document.verdict is Verdict.FAIL and document.verdicts == {"gradient_retrieval": Verdict.FAIL}
-    assert document.model_digest == honest.model_digest and document.uncovered == ["figures"]
+    assert document.model_digest == scene_of().released.digest() and document.uncovered == ["figures"]
+    assert document.attacked_digests == {"first": "0" * 64, "released": honest.model_digest}
     assert [entry.verdict for entry in document.attacks] == [Verdict.FAIL, Verdict.PASS]
     assert document.attacks[1].successes == honest.outcome.trials.successes
     assert document.data_hash == hash_of(images_of(20))
@@ -141,9 +147,7 @@ def test_the_files_carry_the_worst_report_and_the_released_models_digest(tmp_pat
 
 def test_pictures_are_kept_under_the_attack_and_the_weights_it_attacked(tmp_path, honest):
     shown = dataclasses.replace(honest.outcome, pictures={"best_original": torch.eye(4)})
-    write_results(
-        tmp_path, [dataclasses.replace(honest, outcome=shown)], model_digest=honest.model_digest, uncovered=[]
-    )
+    write_results(tmp_path, [dataclasses.replace(honest, outcome=shown)], about(pictures=True))
     with safe_open(tmp_path / "pictures.safetensors", "pt") as kept:
         torch.testing.assert_close(kept.get_tensor("gradient_retrieval.released.best_original"), torch.eye(4))
 
@@ -153,7 +157,7 @@ def test_a_figure_that_is_no_number_is_null_in_the_file(tmp_path, honest):
         check = dataclasses.replace(honest.outcome.checks[0], value=value)
         return dataclasses.replace(honest, outcome=dataclasses.replace(honest.outcome, checks=(check,)))
 
-    write_results(tmp_path, [broken(float("nan"))], model_digest=honest.model_digest, uncovered=[])
+    write_results(tmp_path, [broken(float("nan"))], about())
     [entry] = json.loads((tmp_path / "attack.json").read_text())["attacks"]
     assert entry["checks"][0]["value"] is None and entry["checks"][0]["holds"] is False
 
