@@ -41,12 +41,13 @@ from primia.attacks.mutations import MUTATIONS, mutate
 from primia.attacks.results import worst
 from primia.attacks.scene import Scene
 from primia.attacks.staging import set_scene
+from primia.attacks.statement import read_statement
 from primia.config import Params, parse_params
 from primia.data.image_set import load_image_set
 from primia.federation.floors import Floors
 from primia.federation.results import write_results
 from primia.federation.run import federate
-from primia.files import folder_in_progress, read_json
+from primia.files import folder_in_progress
 from primia.models.released import load_model, save_model
 
 # Those that look at updates, which is what a mutation breaks.
@@ -112,7 +113,7 @@ def trained(params: Params, folder: Path) -> Scene:
             write_results(finished, result)
     return set_scene(
         params,
-        read_json(results / "privacy.json"),
+        read_statement(results / "privacy.json"),
         load_model(model, classes=params.ingest.classes),
         candidates=load_image_set(folder / "test" / "test.safetensors"),
         sites=sites,

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from primia.attacks.budget import BudgetName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from primia.attacks.contract import AttackReport
     from primia.attacks.scene import Scene
@@ -27,6 +27,9 @@ Settings = Annotated[Path, typer.Option(help="Settings of the training and of th
 Names = Annotated[list[str] | None, typer.Option("--attack", help="Name of an attack, several times; without it, all.")]
 Budget = Annotated[BudgetName | None, typer.Option(help="Instead of attack.budget.")]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Instead of attack.seed.")]
+Pictures = Annotated[
+    bool, typer.Option("--pictures", help="Keep images of test patients who agreed, and what attackers found of them.")
+]
 Sites = Annotated[Path, typer.Option(help="Folder of the hospitals; read with attack.membership: released.")]
 Out = Annotated[Path, typer.Option(help="Folder for attack.json, curves and pictures; replaced as a whole.")]
 State = Annotated[Path, typer.Option(help="Where finished parts wait for an interrupted run to go on.")]
@@ -40,6 +43,7 @@ def attack(
     names: Names = None,
     budget: Budget = None,
     seed: Seed = None,
+    pictures: Pictures = False,
     sites: Sites = Path("data/sites"),
     out: Out = Path("attack-results"),
     state: State = Path(".state/attack"),
@@ -50,10 +54,11 @@ def attack(
     """
     from primia.attacks.campaign import Campaign, attacks_on
     from primia.attacks.results import write_results
-    from primia.attacks.staging import uncovered
+    from primia.attacks.subject import subject_of
     from primia.files import folder_in_progress
 
-    scene = _scene(model, images, privacy, params, budget=budget, seed=seed, sites=sites)
+    changed = {"budget": budget, "seed": seed, "pictures": pictures or None}
+    scene = _scene(model, images, privacy, params, changed=changed, sites=sites)
     attacks = attacks_on(scene, names or ())
     with _bar() as advance:
         campaign = Campaign(scene, attacks, state, on_progress=advance)
@@ -62,36 +67,29 @@ def attack(
                 pass
     reports = campaign.reports()
     with folder_in_progress(out) as folder:
-        write_results(folder, reports, model_digest=scene.released.digest(), uncovered=uncovered(scene))
+        write_results(folder, reports, subject_of(scene))
     campaign.forget()
     _print(reports, out)
 
 
 def _scene(
-    model: Path,
-    images: Path,
-    privacy: Path | None,
-    params: Path,
-    *,
-    budget: BudgetName | None,
-    seed: int | None,
-    sites: Path,
+    model: Path, images: Path, privacy: Path | None, params: Path, *, changed: "Mapping[str, Any]", sites: Path
 ) -> "Scene":
     import torch
 
     from primia.attacks.staging import set_scene
+    from primia.attacks.statement import UNSTATED, read_statement
     from primia.config import load_params
     from primia.data.image_set import load_image_set
-    from primia.files import read_json
     from primia.models.released import load_model
 
     torch.set_num_threads(1)  # parts run side by side instead
     settings = load_params(params)
-    changed = {key: value for key, value in (("budget", budget), ("seed", seed)) if value is not None}
-    settings = settings.model_copy(update={"attack": settings.attack.model_copy(update=changed)})
+    given = {key: value for key, value in changed.items() if value is not None}
+    settings = settings.model_copy(update={"attack": settings.attack.model_copy(update=given)})
     return set_scene(
         settings,
-        {"enabled": False} if privacy is None else read_json(privacy),
+        UNSTATED if privacy is None else read_statement(privacy),
         load_model(model, classes=settings.ingest.classes),
         candidates=load_image_set(images),
         sites=sites,

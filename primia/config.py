@@ -200,6 +200,7 @@ class Attack(_Section):
     membership: Literal["released", "stand_in"] = "stand_in"
     gallery: int = Field(default=64, ge=8, le=4096)
     confidence: float = Field(default=0.999, ge=0.9, lt=0.999999)
+    pictures: bool = False
     seed: Seed = 1
 
 

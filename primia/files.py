@@ -115,6 +115,13 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is missing; run the stage that writes it (dvc repro).") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not valid JSON ({error.msg}); run the stage that writes it again.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not valid JSON (it is no text); run the stage that writes it again.") from error
+
+
+def sha256_of_json(content: Any) -> str:
+    """SHA-256 of a JSON value, in hexadecimal, whatever the order of its keys and the spaces of its file."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @contextlib.contextmanager

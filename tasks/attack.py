@@ -8,10 +8,12 @@ from prefect.cache_policies import NO_CACHE
 
 from primia.attacks.campaign import Campaign, Job, attacks_on
 from primia.attacks.results import write_results
-from primia.attacks.staging import set_scene, uncovered
+from primia.attacks.staging import set_scene
+from primia.attacks.statement import read_statement
+from primia.attacks.subject import subject_of
 from primia.config import Params
 from primia.data.image_set import load_image_set
-from primia.files import folder_in_progress, read_json
+from primia.files import folder_in_progress
 from primia.models.released import load_model
 from tasks.environment import state_folder
 from tasks.paths import ATTACK, FEDERATED, FEDERATION, SITES, TEST_SET
@@ -29,7 +31,7 @@ def attack_model(params: Params) -> None:
     torch.set_num_threads(1)  # the parts run side by side instead
     scene = set_scene(
         params,
-        read_json(FEDERATION / "privacy.json"),
+        read_statement(FEDERATION / "privacy.json"),
         load_model(FEDERATED, classes=params.ingest.classes),
         candidates=load_image_set(TEST_SET),
         sites=SITES,
@@ -45,5 +47,5 @@ def attack_model(params: Params) -> None:
         jobs: dict[str, Job] = {job.name: job for job in campaign.jobs}
         attack_part.map(list(jobs)).result()
     with folder_in_progress(ATTACK) as folder:
-        write_results(folder, campaign.reports(), model_digest=scene.released.digest(), uncovered=uncovered(scene))
+        write_results(folder, campaign.reports(), subject_of(scene))
     campaign.forget()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from primia.errors import DataError
-from primia.files import folder_in_progress, read_json, sha256_of_folder, write_bytes, write_json
+from primia.files import folder_in_progress, read_json, sha256_of_folder, sha256_of_json, write_bytes, write_json
 
 # A limit on file size is the operating system's own way to refuse a write in the middle.
 FULL_DISK = """
@@ -80,3 +80,14 @@ def test_the_hash_of_a_folder_follows_names_and_contents(tmp_path: Path) -> None
     second = sha256_of_folder(tmp_path)
     (tmp_path / "b").write_text("2")
     assert len({first, second, sha256_of_folder(tmp_path)}) == 3
+
+
+def test_the_hash_of_a_json_value_follows_its_content_and_not_how_it_is_written() -> None:
+    assert sha256_of_json({"a": 1, "ε": [1.5, None]}) == sha256_of_json({"ε": [1.5, None], "a": 1})
+    assert len({sha256_of_json(value) for value in ({"a": 1}, {"a": 1.5}, {"a": "1"}, ["a", 1])}) == 4
+
+
+def test_a_json_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(DataError, match=r"x\.json is not valid JSON \(it is no text\)"):
+        read_json(tmp_path / "x.json")

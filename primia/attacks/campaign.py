@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 import primia
 from primia.attacks.audit import OneRunAudit
 from primia.attacks.contract import Attack, AttackReport, Part
+from primia.attacks.identity import words_for
 from primia.attacks.imprint import Imprint
 from primia.attacks.inversion import GradientInversion
 from primia.attacks.membership import MembershipInference
@@ -26,6 +28,18 @@ from primia.errors import ConfigError
 from primia.files import sha256_of_file, write_bytes
 
 _SECONDS = "seconds"
+# Of the declared privacy, in the settings of a report.
+_DECLARED = (
+    "clip_norm",
+    "noise_multiplier",
+    "sampling_rate",
+    "steps",
+    "steps_per_round",
+    "views",
+    "statistics_noise",
+    "epsilon",
+    "delta",
+)
 
 
 def attacks_on(scene: Scene, names: Sequence[str] = ()) -> list[Attack]:
@@ -76,7 +90,7 @@ class Campaign:
     ) -> None:
         """`state` keeps finished parts; `on_progress` is told per mille done, from the thread that did it."""
         self.scene, self.attacks = scene, tuple(attacks)
-        self._folder = state / _digest(scene)
+        self._folder, self._data_hash = state / _digest(scene), hash_of(*scene.images)
         self.jobs = [Job(attack, index) for attack in self.attacks for index in range(attack.parts(scene))]
         self._done = {job.name: 1.0 if self._load(job) else 0.0 for job in self.jobs}
         self._tell, self._lock = on_progress, threading.Lock()
@@ -119,13 +133,10 @@ class Campaign:
             seconds=round(sum(part.values[_SECONDS] for part in parts), 3),
             model_digest=model.digest(),
             model_round=model.round,
-            data_hash=hash_of(scene.candidates),
+            data_hash=self._data_hash,
             settings={
                 **scene.settings.model_dump(mode="json"),
-                "clip_norm": None if declared is None else declared.clip_norm,
-                "noise_multiplier": None if declared is None else declared.noise_multiplier,
-                "sampling_rate": None if declared is None else declared.sampling_rate,
-                "steps": None if declared is None else declared.steps,
+                **{name: getattr(declared, name, None) for name in _DECLARED},
             },
         )
 
@@ -151,20 +162,23 @@ class Campaign:
             self._tell(int(1000 * sum(self._done.values()) / len(self.jobs)), 1000)
 
 
-def hash_of(images: ImageSet) -> str:
-    """SHA-256 over everything an attack sees of a set of images."""
-    digest = hashlib.sha256(repr((images.image_ids, images.patient_ids, images.classes)).encode())
-    for tensor in (images.images, images.labels, images.patients):
-        digest.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+def hash_of(*sets: ImageSet) -> str:
+    """SHA-256 over everything an attack sees of sets of images."""
+    digest = hashlib.sha256()
+    for images in sets:
+        digest.update(repr((images.image_ids, images.patient_ids, images.classes)).encode())
+        for tensor in (images.images, images.labels, images.patients):
+            digest.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
 def _digest(scene: Scene) -> str:
     """Everything that decides what a part gives, the code included."""
-    known = scene.membership
-    sets = [scene.candidates, *([] if known is None else [known.members, known.others])]
-    told = [scene.first.digest(), scene.released.digest(), *map(hash_of, sets)]
+    told = [scene.first.digest(), scene.released.digest(), hash_of(*scene.images)]
     told += [repr(each) for each in (scene.declared, scene.training, scene.budget, scene.settings, scene.aggregation)]
+    # Of noise the kind: what it gives is never the same twice.
+    told += [words_for(each) for each in (scene.step, scene.trainer, type(scene.noise))]
+    told.append(torch.__version__)
     told += [sha256_of_file(path) for path in sorted(Path(primia.__file__).parent.rglob("*.py"))]
     return hashlib.sha256("\0".join(told).encode()).hexdigest()[:16]

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from primia.attacks.budget import BudgetName
 from primia.attacks.contract import Verdict
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _Share = Field(ge=0.0, le=1.0)
 
@@ -69,17 +69,24 @@ class AttackEntry(CountedTrials):
 class AttackDocument(_Entry):
     """All of attack.json.
 
-    `verdict` is the worst of all, `verdicts` the worst of each attack; `uncovered` names what the attacks published
-    about patients whom no privacy budget covers.
+    `verdict` is the worst of all, `verdicts` the worst of each attack. `required` names every attack that applies to
+    the training, and it is `complete` if all of them were made at every weights. `uncovered` names what the attacks
+    published about patients whom no privacy budget covers. `model_digest` is that of the released model,
+    `attacked_digests` those of the weights under attack, first or released; `privacy_digest` is that of the content of
+    privacy.json, null where none was given, and `data_hash` covers every image that an attack could read.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     budget: BudgetName
     attacks: list[AttackEntry]
     verdict: Verdict
     verdicts: dict[str, Verdict]
+    required: list[str]
+    complete: bool
     uncovered: list[str]
     model_digest: str
+    attacked_digests: dict[Literal["first", "released"], str]
+    privacy_digest: str | None
     data_hash: str
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from primia.attacks.scene import Scene, inputs_of
+from primia.attacks.scene import Scene, inputs_of, require_fit
 from primia.data.image_set import ImageSet
 from primia.errors import DataError
 
@@ -68,11 +68,7 @@ def deal(scene: Scene) -> Deal:
         DataError: too few candidates, or images that do not fit the model.
     """
     candidates, known, model = scene.candidates, scene.membership, scene.released
-    if tuple(candidates.classes) != tuple(model.classes) or candidates.pixels != model.pixels:
-        raise DataError(
-            f"The candidates have classes {', '.join(candidates.classes)} at {candidates.pixels} pixels, but the model "
-            f"has {', '.join(model.classes)} at {model.pixels}; attack it with images preprocessed for it."
-        )
+    require_fit(candidates, model)
     count = len(candidates.patient_ids)
     needed = 2 * len(model.classes) * (scene.budget.references + 1)
     if count < needed:

@@ -9,6 +9,7 @@ from safetensors.torch import save
 
 from primia.attacks.contract import AttackReport, Verdict
 from primia.attacks.document import AttackDocument
+from primia.attacks.subject import Subject
 from primia.files import write_bytes, write_csv, write_json
 
 _SEVERITY = (Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.FAIL)
@@ -30,18 +31,14 @@ def worst(reports: Iterable[AttackReport]) -> AttackReport:
     return max(reports, key=lambda report: (_SEVERITY.index(report.verdict), report.outcome.trials.rate))
 
 
-def write_results(
-    folder: Path, reports: Sequence[AttackReport], *, model_digest: str, uncovered: Sequence[str]
-) -> None:
+def write_results(folder: Path, reports: Sequence[AttackReport], about: Subject) -> None:
     """Write attack.json, metrics.json, the curves as CSV, and pictures.safetensors.
 
     Args:
         folder: results/attack.
-        reports: at every attacked round; that of the released model among them.
-        model_digest: digest of the released model, to which the verdict is bound.
-        uncovered: what the attacks published of patients whom no budget covers.
+        reports: at least one.
+        about: what they are bound to; where it allows no pictures, pictures.safetensors holds none.
     """
-    assert model_digest in {report.model_digest for report in reports}
     by_name: dict[str, list[AttackReport]] = {}
     for report in reports:
         by_name.setdefault(report.name, []).append(report)
@@ -52,9 +49,13 @@ def write_results(
             "attacks": [_finite(report.to_json()) for report in reports],
             "verdict": worst(reports).verdict,
             "verdicts": {name: report.verdict for name, report in decisive.items()},
-            "uncovered": list(uncovered),
-            "model_digest": model_digest,
-            "data_hash": reports[0].data_hash,
+            "required": list(dict.fromkeys(name for name, _ in about.required)),
+            "complete": set(about.required) <= {(report.name, report.round) for report in reports},
+            "uncovered": list(about.uncovered),
+            "model_digest": about.model_digest,
+            "attacked_digests": {report.round: report.model_digest for report in reports},
+            "privacy_digest": about.privacy_digest,
+            "data_hash": about.data_hash,
         }
     )
     write_json(folder / "attack.json", document.model_dump(mode="json"))
@@ -66,6 +67,7 @@ def write_results(
     pictures = {
         f"{report.name}.{report.round}.{name}": array.clone()
         for report in reports
+        if about.pictures
         for name, array in report.outcome.pictures.items()
     }
     write_bytes(folder / "pictures.safetensors", save(pictures))

@@ -13,6 +13,7 @@ from primia.attacks.budget import Budget
 from primia.config import Attack as Settings
 from primia.config import SecureAggregation, Training
 from primia.data.image_set import ImageSet
+from primia.errors import DataError
 from primia.models.released import ReleasedModel
 from primia.privacy.accounting import Release
 from primia.privacy.noise import NoiseSource, SystemNoise
@@ -103,6 +104,8 @@ class Scene:
         step: releases one step, as a site does.
         trainer: trains privately, as a site does.
         noise: source of noise; None is the operating system's.
+        privacy_digest: of the file that says what is declared; None without one.
+        synthetic: the patients are nobody, so that pictures of them may be shown.
     """
 
     first: ReleasedModel
@@ -117,6 +120,14 @@ class Scene:
     step: StepRelease = private_gradient
     trainer: Trainer = train_private
     noise: NoiseSource | None = None
+    privacy_digest: str | None = None
+    synthetic: bool = False
+
+    @property
+    def images(self) -> tuple[ImageSet, ...]:
+        """Every set of images that an attack may read."""
+        known = self.membership
+        return (self.candidates,) if known is None else (self.candidates, known.members, known.others)
 
     def model(self, round: str) -> ReleasedModel:
         """A copy of the model of round `first` or `released`, to do anything to."""
@@ -135,6 +146,23 @@ class Scene:
     def undefended(self) -> tuple[float, float]:
         """Clip norm and noise multiplier of the positive control: none of either."""
         return math.inf, 0.0
+
+
+def require_fit(images: ImageSet, model: ReleasedModel, *, whose: str = "candidates") -> None:
+    """Refuse images, by default those of the candidates, that the model was not made for.
+
+    Raises:
+        DataError: other classes or another size.
+    """
+    if tuple(images.classes) != tuple(model.classes) or images.pixels != model.pixels:
+        raise DataError(
+            f"The {whose} have classes {', '.join(images.classes)} at {_size(images)}, but the model has "
+            f"{', '.join(model.classes)} at {_size(model)}; attack it with images preprocessed for it."
+        )
+
+
+def _size(of: ImageSet | ReleasedModel) -> str:
+    return f"{of.pixels} pixels"
 
 
 def inputs_of(model: ReleasedModel, images: Tensor) -> Tensor:

@@ -1,43 +1,47 @@
 """Setting the scene of the attacks on a trained model, from its files and parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from primia.attacks.budget import BUDGETS
-from primia.attacks.scene import Declared, Membership, Scene
+from primia.attacks.scene import Declared, Membership, Scene, require_fit
 from primia.attacks.shared_noise import HonestHospitals
+from primia.attacks.statement import Statement, Terms
 from primia.config import Params
 from primia.data.image_set import ImageSet, load_image_set
+from primia.errors import ConfigError
 from primia.models.released import ReleasedModel
-from primia.secagg.threshold import threshold
 from primia.training.pretrain import initial_network
-
-# What is published of patients whom no privacy budget covers when their membership in the released model is asked for.
-UNCOVERED = "figures on the training and validation patients in the stage attack (membership)"
 
 
 def set_scene(
-    params: Params, privacy: Mapping[str, Any], released: ReleasedModel, *, candidates: ImageSet, sites: Path
+    params: Params, statement: Statement, released: ReleasedModel, *, candidates: ImageSet, sites: Path
 ) -> Scene:
     """The scene of a federation's model.
 
     Args:
         params: all of params.yaml.
-        privacy: privacy.json of the federation: the noise that was really drawn, not what params.yaml asks for.
+        statement: of the federation's privacy: the noise that was really drawn, not what params.yaml asks for.
         released: the model to be judged.
         candidates: consented patients nobody was trained on.
         sites: holds one folder per hospital; read only with `attack.membership: released`.
 
     Raises:
-        DataError: an image set is missing.
+        DataError: an image set is missing, or was not made for the model.
+        ConfigError: params.yaml names another network than that of the model.
     """
-    network = initial_network(
-        params.model, params.training, classes=params.ingest.classes, pixels=params.preprocess.pixels
-    )
+    require_fit(candidates, released)
+    asked, trained = params.model, (released.architecture, released.weight_standardisation)
+    if (asked.architecture, asked.weight_standardisation) != trained:
+        raise ConfigError(
+            f"model.architecture is {asked.architecture}, but the model to be attacked is {released.architecture} "
+            f"{'with' if released.weight_standardisation else 'without'} model.weight_standardisation; give the "
+            "settings that it was trained with."
+        )
+    network = initial_network(params.model, params.training, classes=released.classes, pixels=released.pixels)
     scene = Scene(
         first=replace(released, network=network, round=0),
         released=released,
@@ -47,16 +51,18 @@ def set_scene(
         budget=BUDGETS[params.attack.budget],
         settings=params.attack,
         aggregation=params.secure_aggregation,
-        membership=_membership(params, sites) if params.attack.membership == "released" else None,
+        membership=_membership(params, released, sites) if params.attack.membership == "released" else None,
+        privacy_digest=statement.digest,
+        synthetic=statement.synthetic,
     )
-    if not privacy["enabled"]:
+    terms = statement.terms
+    if terms is None:
         return scene
-    parameters = sum(weight.numel() for weight in network.head.parameters())
-    declared = _declared(params, privacy)
+    declared = _declared(terms)
     if not declared.discrete:
         return replace(scene, declared=declared)
-    hospitals = len(params.preprocess.hospitals)
-    honest = HonestHospitals(hospitals, threshold(hospitals), params.privacy.curious)
+    parameters = sum(weight.numel() for weight in network.head.parameters())
+    honest = HonestHospitals(terms.hospitals, terms.threshold, terms.curious)
     share = honest.share(
         clip_norm=declared.clip_norm, noise_multiplier=declared.noise_multiplier, parameters=parameters
     )
@@ -68,36 +74,32 @@ def set_scene(
     )
 
 
-def uncovered(scene: Scene) -> list[str]:
-    """What the attacks publish outside any privacy budget."""
-    return [] if scene.membership is None else [UNCOVERED]
-
-
-def _declared(params: Params, privacy: Mapping[str, Any]) -> Declared:
-    sigma, settings = float(privacy["noise_multiplier"]), params.privacy
+def _declared(terms: Terms) -> Declared:
     return Declared(
-        clip_norm=float(privacy["clip_norm"]),
-        noise_multiplier=sigma,
-        noise_seen=sigma,
-        sampling_rate=float(privacy["sampling_rate"]),
-        steps=int(privacy["steps"]),
-        steps_per_round=settings.local_steps,
-        views=settings.views,
-        learning_rate=settings.learning_rate,
-        expected_batch=settings.sampling_rate * settings.site_population,
-        statistics_noise=float(privacy["statistics_noise"]),
-        delta=float(privacy["delta"]),
-        epsilon=float(privacy["epsilon"]),
-        discrete=privacy["trust"] == "distributed",
+        clip_norm=terms.clip_norm,
+        noise_multiplier=terms.noise_multiplier,
+        noise_seen=terms.noise_multiplier,
+        sampling_rate=terms.sampling_rate,
+        steps=terms.steps,
+        steps_per_round=terms.local_steps,
+        views=terms.views,
+        learning_rate=terms.learning_rate,
+        expected_batch=terms.expected_batch,
+        statistics_noise=terms.statistics_noise,
+        delta=terms.delta,
+        epsilon=terms.epsilon,
+        discrete=terms.trust == "distributed",
     )
 
 
-def _membership(params: Params, sites: Path) -> Membership:
-    folders = [sites / name for name in params.preprocess.hospitals]
-    return Membership(
-        members=_joined([load_image_set(folder / "train.safetensors") for folder in folders]),
-        others=_joined([load_image_set(folder / "validation.safetensors") for folder in folders]),
-    )
+def _membership(params: Params, released: ReleasedModel, sites: Path) -> Membership:
+    def every(split: str) -> ImageSet:
+        sets = [load_image_set(sites / name / f"{split}.safetensors") for name in params.preprocess.hospitals]
+        for name, each in zip(params.preprocess.hospitals, sets, strict=True):
+            require_fit(each, released, whose=f"patients of {name}")
+        return _joined(sets)
+
+    return Membership(members=every("train"), others=every("validation"))
 
 
 def _joined(sets: Sequence[ImageSet]) -> ImageSet:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from primia.attacks.scene import Scene, inputs_of, one_image_each, vector_of, weights_of
+from primia.attacks.scene import Scene, inputs_of, one_image_each, require_fit, vector_of, weights_of
 from primia.errors import DataError
 from primia.models.released import ReleasedModel
 from primia.secagg.quantise import Quantiser, rounding_stream, within_norm
@@ -46,11 +46,7 @@ def deal_candidates(scene: Scene, model: ReleasedModel) -> Candidates:
         DataError: too few patients, or images that do not fit the model.
     """
     images, gallery = scene.candidates, scene.settings.gallery
-    if tuple(images.classes) != tuple(model.classes) or images.pixels != model.pixels:
-        raise DataError(
-            f"The candidates have classes {', '.join(images.classes)} at {images.pixels} pixels, but the model has "
-            f"{', '.join(model.classes)} at {model.pixels}; attack it with images preprocessed for it."
-        )
+    require_fit(images, model)
     rows = one_image_each(images, scene.generator("candidates"))
     if len(rows) < gallery:
         raise DataError(

@@ -52,8 +52,20 @@ class ReleasedModel:
         return torch.softmax(self.logits(images), dim=1)
 
     def digest(self) -> str:
-        """SHA-256 over the head's weights: names in order, shapes, and float32 values, little-endian."""
-        digest = hashlib.sha256()
+        """SHA-256 over everything that decides an answer; the round that the weights come from does not.
+
+        Architecture, classes in their order, size and statistics of the input, then the head's weights: names in order,
+        shapes, and float32 values, little-endian.
+        """
+        said = (
+            self.architecture,
+            bool(self.weight_standardisation),
+            tuple(self.classes),
+            int(self.pixels),
+            float(self.mean),
+            float(self.std),
+        )
+        digest = hashlib.sha256(repr(said).encode())
         for name, weight in sorted(_head_weights(self.network).items()):
             digest.update(f"{name}{tuple(weight.shape)}".encode())
             digest.update(weight.numpy().astype("<f4").tobytes())
@@ -65,7 +77,7 @@ class _Card(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     architecture: str
     weight_standardisation: bool = False
     classes: tuple[str, ...] = Field(min_length=2)

@@ -82,17 +82,21 @@ def collect_facts(root: Path) -> dict[str, Any]:
         root: folder that holds params.yaml, data/raw/source.json and results/.
 
     Returns:
-        Sections params, data, federation, privacy, evaluation, comparison, attack and encryption.
+        Sections params, data, federation, privacy, evaluation, comparison, attack and encryption; `digest` in privacy
+        is the SHA-256 of the content of its file.
 
     Raises:
         DataError: a file exists but is not valid JSON.
         ConfigError: params.yaml exists but is not valid.
     """
     there = {section: root / path for section, path in FILES.items() if (root / path).exists()}
-    return {
+    facts = {
         section: load_params(path).model_dump(mode="json") if section == "params" else files.read_json(path)
         for section, path in there.items()
     }
+    if isinstance(facts.get("privacy"), dict):  # what the attacks say that they were held against
+        facts["privacy"] |= {"digest": files.sha256_of_json(facts["privacy"])}
+    return facts
 
 
 def load_profile(path: Path, name: str) -> Profile:

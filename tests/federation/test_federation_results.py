@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 from federating import NAMES, federated
 
+from primia.attacks.statement import read_statement
 from primia.federation.results import write_results
 from primia.secagg.countersigned import Countersigned
 
@@ -42,6 +43,22 @@ def test_the_largest_ledger_is_what_was_spent(private, tmp_path):
     assert privacy["epsilon"] == max(ledger.epsilon for ledger in private.ledgers.values())
     assert privacy["unread_ledgers"] == []
     assert sorted(path.stem for path in (tmp_path / "ledger").glob("*.jsonl")) == sorted(NAMES)
+
+
+def test_an_attacker_learns_from_the_file_how_it_was_trained(private, tmp_path):
+    write_results(tmp_path, private)
+    statement, plan = read_statement(tmp_path / "privacy.json"), private.plan
+    assert plan.privacy is not None and statement.terms is not None and statement.synthetic is plan.synthetic
+    said = statement.terms.model_dump()
+    for name in ("trust", "local_steps", "views", "learning_rate", "expected_batch", "curious", "noise_multiplier"):
+        assert said[name] == getattr(plan.privacy, name)
+    assert (said["hospitals"], said["threshold"]) == (len(NAMES), plan.threshold)
+    assert (said["epsilon"], said["steps"]) == (private.epsilon, 2 * plan.privacy.local_steps)
+
+
+def test_a_training_without_privacy_states_no_terms(private, tmp_path):
+    write_results(tmp_path, replace(private, plan=private.plan.model_copy(update={"privacy": None})))
+    assert read_statement(tmp_path / "privacy.json").terms is None
 
 
 def test_the_last_transcript_is_kept_for_an_audit_of_the_ledgers(private, tmp_path):

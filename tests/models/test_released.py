@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -55,6 +56,29 @@ def test_the_digest_changes_with_any_weight_and_not_with_memory_layout(model):
     with torch.no_grad():
         model.network.head[-1].bias[2] += 1e-6
     assert model.digest() != before
+
+
+def test_the_digest_covers_all_that_decides_an_answer_and_nothing_else(model):
+    changes = {
+        "architecture": "resnet9",
+        "classes": ("normal", "viral", "bacterial"),
+        "pixels": 33,
+        "mean": 0.1,
+        "std": math.nextafter(0.2, 1.0),
+        "weight_standardisation": True,
+        "network": build_network("convnet", classes=3, pixels=32, seed=8),
+    }
+    assert {field.name for field in dataclasses.fields(model)} == {*changes, "round"}
+    digests = {dataclasses.replace(model, **{name: value}).digest() for name, value in changes.items()}
+    assert len(digests | {model.digest()}) == len(changes) + 1
+    assert dataclasses.replace(model, round=3).digest() == model.digest()
+
+
+def test_another_mean_than_was_saved_is_refused(tmp_path, model):
+    save_model(tmp_path, model)
+    edit_card(tmp_path, mean=0.1)
+    with pytest.raises(DataError, match="does not match the digest"):
+        load_model(tmp_path)
 
 
 def test_weights_of_another_model_are_refused(tmp_path, model):

@@ -11,6 +11,7 @@ import torch
 
 from primia.attacks import contract
 from primia.attacks import results as attacks
+from primia.attacks.subject import Subject
 from primia.comparison.arms import arms_of
 from primia.comparison.outcome import Comparison, Outcome
 from primia.comparison.results import write_results
@@ -18,7 +19,7 @@ from primia.config import load_params
 from primia.evaluation import metrics
 from primia.evaluation.bootstrap import bootstrap_intervals
 from primia.evaluation.evaluate import EvaluationResult
-from primia.files import write_json
+from primia.files import read_json, sha256_of_json, write_json
 from primia.report.build import build_report
 
 ROOT = Path(__file__).parents[2]
@@ -223,7 +224,14 @@ def write_attack(results):
         attack_report("membership", round="released", rate=0.02, facts={"roc": roc}),
         attack_report("one_run_audit", round="released", rate=0.03, facts={"curve": audits}),
     ]
-    attacks.write_results(results / "attack", reports, model_digest=DIGEST, uncovered=[])
+    about = Subject(
+        model_digest=DIGEST,
+        privacy_digest=sha256_of_json(read_json(results / "federation/privacy.json")),
+        data_hash=reports[0].data_hash,
+        required=tuple((report.name, report.round) for report in reports),
+        pictures=True,
+    )
+    attacks.write_results(results / "attack", reports, about)
 
 
 def write_encryption(results):

@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import save
 
 from primia.comparison.results import write_skipped
 from primia.errors import ConfigError, DataError
@@ -56,6 +57,17 @@ def test_without_differential_privacy_or_a_comparison_the_report_is_silent_about
     card = (results / "report/model_card.md").read_text()
     assert not any(f"plots/{name}.png" in card for name in absent)
     assert "federation and privacy cost" not in card
+
+
+def test_a_report_about_real_patients_has_no_picture_of_them(release_root):
+    (release_root / "results/attack/pictures.safetensors").write_bytes(save({}))
+    for path in ("data/raw/source.json", "results/federation/privacy.json"):
+        write_json(release_root / path, read_json(release_root / path) | {"synthetic": False})
+    build_report(release_root, template=TEMPLATE, target=release_root / "results/report")
+    drawn = {path.stem for path in (release_root / "results/report/plots").glob("*.png")}
+    assert drawn == PLOTS - {"inversionfirst"}
+    card = (release_root / "results/report/model_card.md").read_text()
+    assert "Images found by attackers are not shown: they are of test patients, who were not asked" in card
 
 
 @pytest.mark.parametrize(

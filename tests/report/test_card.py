@@ -82,6 +82,12 @@ def test_the_card_says_whose_images_taught_the_encrypted_network(facts):
     assert "Covered by: hospitals, no guarantee." in of_hospitals
 
 
+def test_the_card_says_that_an_attack_is_missing(facts):
+    missing = card_of(facts, attack={"complete": False, "required": ["imprint", "membership"]})
+    assert "**Not every attack was made.** To this training apply: imprint, membership." in missing
+    assert "Not every attack" not in card_of(facts)
+
+
 def test_without_secure_aggregation_the_card_says_so(facts):
     scheme = facts["params"]["secure_aggregation"] | {"scheme": "none"}
     card = card_of(facts, params={"secure_aggregation": scheme})

@@ -7,11 +7,13 @@ import pytest
 import yaml
 
 from primia.errors import ConfigError, DataError
+from primia.files import sha256_of_json
 from primia.review.gates import Profile, check_gates, collect_facts, load_profile
 
 ROOT = Path(__file__).parents[2]
 GATES = ROOT / "mlflow/gates.yaml"
 
+ATTACKS = ("gradient_retrieval", "gradient_inversion", "imprint", "membership", "one_run_audit")
 GOOD = {
     "data": {"synthetic": False},
     "federation": {"released_round": 9, "model_digest": "ab12", "secure_aggregation": "masking"},
@@ -20,6 +22,7 @@ GOOD = {
         "epsilon": 7.97,
         "epsilon_all_runs": 7.98,
         "synthetic": False,
+        "digest": "ef56",
         "delta": 1e-4,
         "unit": "patient",
         "uncovered": [
@@ -31,10 +34,12 @@ GOOD = {
     "comparison": {"enabled": False, "uncovered": []},
     "attack": {
         "verdict": "PASS",
-        "verdicts": {"gradient_retrieval": "PASS", "one_run_audit": "PASS", "membership": "PASS"},
+        "verdicts": dict.fromkeys(ATTACKS, "PASS"),
+        "complete": True,
         "budget": "standard",
         "uncovered": [],
         "model_digest": "ab12",
+        "privacy_digest": "ef56",
     },
     "encryption": {
         "agreement": 1.0,
@@ -44,7 +49,7 @@ GOOD = {
         "data": "none",
         "covered": True,
     },
-    "params": {"secure_aggregation": {"scheme": "masking"}},
+    "params": {"secure_aggregation": {"scheme": "masking"}, "attack": {"confidence": 0.999, "gallery": 64}},
 }
 
 
@@ -92,6 +97,11 @@ def test_good_facts_pass_every_gate(profile):
         ("attack.verdicts.one_run_audit", "INCONCLUSIVE", "attack_audit"),
         ("attack.verdict", None, "attacks"),
         ("attack.model_digest", "cd34", "attacked_model"),
+        ("attack.privacy_digest", "cd34", "attacked_privacy"),
+        ("attack.privacy_digest", None, "attacked_privacy"),
+        ("privacy.digest", "cd34", "attacked_privacy"),
+        ("attack.complete", False, "attacks_complete"),
+        ("attack.complete", None, "attacks_complete"),
         ("encryption.student_mcc", 0.01, "encrypted_utility"),
         ("encryption.agreement", 0.94, "encrypted_agreement"),
         ("encryption.logit_error", 0.011, "encrypted_precision"),
@@ -120,6 +130,16 @@ def test_only_clinical_asks_for_real_images_and_for_nothing_outside_the_budget()
     assert (missed("demo", uncovered), missed("clinical", uncovered)) == ([], ["privacy_covers_everything"])
     compared = changed("comparison.uncovered", ["test figures of every arm"])
     assert (missed("demo", compared), missed("clinical", compared)) == ([], ["comparison_covers_everything"])
+
+
+def test_clinical_asks_for_every_attack_among_enough_candidates_at_enough_confidence():
+    for key, value, gate in (
+        ("attack.verdicts.gradient_inversion", "INCONCLUSIVE", "attack_inversion"),
+        ("attack.verdicts.imprint", None, "attack_imprint"),
+        ("params.attack.confidence", 0.99, "attack_confidence"),
+        ("params.attack.gallery", 32, "attack_gallery"),
+    ):
+        assert (missed("demo", changed(key, value)), missed("clinical", changed(key, value))) == ([], [gate])
 
 
 def test_clinical_refuses_a_student_that_was_taught_at_the_hospitals():
@@ -213,6 +233,19 @@ def test_facts_come_from_the_files_and_missing_files_leave_their_section_out(tmp
     assert set(facts) == {"attack", "params"}
     assert facts["attack"] == GOOD["attack"]
     assert facts["params"]["secure_aggregation"]["scheme"] == "masking"
+
+
+def test_the_digest_of_the_privacy_is_that_of_the_content_and_not_of_the_file(tmp_path):
+    path = tmp_path / "results/federation/privacy.json"
+    path.parent.mkdir(parents=True)
+
+    def facts_of(text):
+        path.write_text(text)
+        return collect_facts(tmp_path)["privacy"]
+
+    one, same, other = map(facts_of, ('{"epsilon": 8, "delta": 0.1}', '{"delta": 0.1,"epsilon": 8}', '{"epsilon": 9}'))
+    assert one == same and one["digest"] != other["digest"]
+    assert one["digest"] == sha256_of_json({"epsilon": 8, "delta": 0.1}) and one["epsilon"] == 8
 
 
 def test_a_broken_result_file_is_an_error_and_not_a_missing_fact(tmp_path):
