@@ -93,6 +93,7 @@ class Outcome:
         positive: the same attacker, budget and seeds on the undefended release, where it must succeed.
         negative: the same attacker where nothing can be learned, where it must be at chance.
         convincing: the lower end that `positive` must reach besides `bound`.
+        unconvincing: what follows where it does not, in place of a way out by a larger budget: "this training ...".
         checks: what the release showed of clipping, noise, sampling or accounting.
         doubts: sentences that say why nothing follows from the trials; any of them makes it inconclusive.
         limits: sentences that a PASS must carry.
@@ -108,6 +109,7 @@ class Outcome:
     positive: Trials
     negative: Trials
     convincing: float
+    unconvincing: str = ""
     checks: tuple[Check, ...] = ()
     doubts: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()

@@ -5,20 +5,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from primia.attacks.blind import blind_attack, describe
 from primia.attacks.budget import Budget
 from primia.attacks.contract import Advance, Outcome, Part, Trials
-from primia.attacks.membership_control import PATIENTS, attack_block, control_blocks
-from primia.attacks.membership_deal import Deal, deal, inputs_of_deal
-from primia.attacks.membership_scores import Scores, by_patient, confidence_of, joined, lira, rmia
-from primia.attacks.membership_training import affordable_rounds, rounds_of, train_as_declared
+from primia.attacks.membership_by_heart import PATIENTS, attack_block, blocks_by_heart
+from primia.attacks.membership_deal import deal
+from primia.attacks.membership_models import (
+    Arm,
+    attack_target,
+    attack_undefended,
+    folds_of,
+    scores_of,
+    train_reference,
+    unseen_scores,
+)
+from primia.attacks.membership_scores import Scores, joined
 from primia.attacks.roc import Roc, caught, false_positive_interval, let_through, operating_rate
 from primia.attacks.scene import Scene
 from primia.privacy.curve import privacy_curve
 
-CONVINCING = 0.5  # of patients known by heart; a broken attacker is right as often as it raises false alarms
 SHIFTED = 0.001  # p-value at which images alone tell members from others
 
 
@@ -35,28 +41,35 @@ class MembershipInference:
     random: at most the upper end u of the exact interval, with the confidence asked for. Privacy bounds the power of
     any test by a growing function of F, `PrivacyCurve.most_likely`; the bound is its value at u. So an honest release,
     however leaky, fails only if F exceeds u or the members' interval misses their true rate, each of which happens once
-    in 2000 runs at a confidence of 99.9 %. Chance is the mean of F, (k + 1) / (n + 1).
+    in 2000 runs at a confidence of 99.9 % if members are recognised independently of each other. They share a model and
+    a threshold, and in fact are so only given these: the intervals say how the attacked models treat patients, not how
+    another training would, and a training that now and then betrays everybody fails as often as it does so.
 
     With `Scene.membership` the released model is attacked. Without, candidates stand in for the hospitals' patients:
     models are trained on them as a hospital on its own would, and attacked. Their mean and deviation are the released
     ones, so the bound is then that of the training alone.
 
-    Positive control: models that know one patient of each class by heart. Negative control: one reference model is
-    attacked with the others; which of a member and an other scores higher is then a fair coin. If a classifier that
-    sees images but no model tells members from others, their split is shifted, and nothing follows from the scores.
+    Positive control: the undefended counterpart of what is attacked, trained once more by the same code on as many
+    patients for as many steps without noise, and attacked in the same way, with reference models that had no noise
+    either (`attack_undefended`, `train_as_declared`). Where it does not lie above the bound, the attack proves nothing.
+    Negative control: one reference model is attacked with the others; which of a member and an other scores higher is
+    then a fair coin. If a classifier that sees images but no model tells members from others, their split is shifted,
+    and nothing follows from the scores. That the attack's code works is shown apart, by models that know one patient of
+    each class by heart; no verdict rests on them.
 
     Facts: mode, `released` or `stand-in`; members and others, patients asked about; models, that were attacked;
     references, for each of them; reference_patients, whom each was trained on; reference_rounds of rounds, for how
-    long; false_positive_rate, aimed at; passing, k; false_positive_high, u; lira and rmia, as in `Roc.to_json`;
-    control, with members, others, lira and rmia of the models that know patients by heart (null without privacy);
-    unseen_auc, of the negative control; blind_auc and blind_p, of the classifier; roc, corners of LiRA's curves, each
-    with model (`attacked` or `known by heart`), fpr and tpr.
+    long; false_positive_rate, aimed at; passing, k; false_positive_high, u; recognised, members by attacked model; lira
+    and rmia, as in `Roc.to_json`; undefended, the same of the positive control, with the patients whom each model was
+    trained on and rounds; works, with members, others, recognised, lira and rmia of the models that know patients by
+    heart (both null without privacy); unseen_auc, of the negative control; blind_auc and blind_p, of the classifier;
+    roc, corners of LiRA's curves, each with model (`attacked`, `without noise` or `known by heart`), fpr and tpr.
     """
 
     round: str = "released"
 
     name = "membership"
-    version = 1
+    version = 2
     tier = "realistic"
 
     def trials(self, budget: Budget) -> int:
@@ -65,57 +78,67 @@ class MembershipInference:
         return PATIENTS
 
     def parts(self, scene: Scene) -> int:
-        """Reference models, attacked models, blocks of the control, and the classifier."""
+        """Reference models and attacked models, with and without noise, models by heart, and the classifier."""
         return len(_plan(scene))
 
     def part(self, scene: Scene, index: int, advance: Advance) -> Part:
-        """Train one model and ask it about all patients, or several small models of the control."""
+        """Train one model and ask it about all patients, or several small models that know some by heart."""
         kind, fold, number = _plan(scene)[index]
-        if kind == "reference":
-            return _reference(scene, fold, number, advance)
-        if kind == "attacked":
-            return _attacked(scene, fold, advance)
-        if kind == "control":
-            return Part({}, vars(attack_block(scene, control_blocks(scene)[number], advance)))
-        return _blind(scene)
+        match kind:
+            case "reference" | "undefended reference":
+                return train_reference(scene, fold, number, advance, defended=kind == "reference")
+            case "attacked":
+                return attack_target(scene, fold, advance)
+            case "undefended":
+                return attack_undefended(scene, fold, advance)
+            case "by heart":
+                return Part({}, vars(attack_block(scene, blocks_by_heart(scene)[number], advance)))
+            case _:
+                return _blind(scene)
 
     def gather(self, scene: Scene, parts: Sequence[Part]) -> Outcome:
         """Score all patients, set the threshold, and count."""
         declared, confidence = scene.declared, scene.settings.confidence
-        done: dict[str, list[Part]] = {kind: [] for kind in ("reference", "attacked", "control", "blind")}
+        done: dict[str, list[Part]] = {}
         for (kind, _, _), part in zip(_plan(scene), parts, strict=True):
-            done[kind].append(part)
-        scores, unseen = _scores(scene, done["attacked"], done["reference"])
-        others = int((~scores.member).sum())
-        passing = let_through(operating_rate(others), others)
+            done.setdefault(kind, []).append(part)
+        attacked = scores_of(scene, Arm(done["attacked"], done["reference"]))
+        unseen = unseen_scores(scene, done["reference"])
+        others = sum(int((~scores.member).sum()) for scores in attacked)
+        rate = operating_rate(others)
+        passing = let_through(rate, others)
         _, high = false_positive_interval(passing, others, confidence=confidence)
+        trials = _told(attacked, rate)
         facts: dict[str, Any] = {
             "mode": "stand-in" if scene.membership is None else "released",
-            "members": int(scores.member.sum()),
+            "members": trials.total,
             "others": others,
-            "models": len(done["attacked"]),
+            "models": len(attacked),
             "references": scene.budget.references,
-            **done["reference"][0].values,
-            "false_positive_rate": operating_rate(others),
+            **_values(done["reference"][0], "reference_patients", "reference_rounds", "rounds"),
+            "false_positive_rate": rate,
             "passing": passing,
             "false_positive_high": high,
-            **_figures(scores, confidence),
-            "control": None,
-            "unseen_auc": _roc(unseen, "lira", confidence).area()[0],
-            **done["blind"][0].values,
-            "roc": _points(scores, "attacked", confidence),
+            "recognised": _recognised(attacked, rate),
+            **_figures(attacked, confidence),
+            "undefended": None,
+            "works": None,
+            "unseen_auc": _roc([unseen], "lira", confidence).area()[0],
+            **_values(done["blind"][0], "blind_auc", "blind_p"),
+            "roc": _points(attacked, "attacked", confidence),
         }
-        trials = _told(scores, operating_rate(others))
         positive, bound = trials, None
         if declared is not None:
-            known = joined([Scores(**part.arrays) for part in done["control"]])
-            positive = _told(known, operating_rate(others))
-            facts["control"] = {
-                "members": positive.total,
-                "others": int((~known.member).sum()),
-                **_figures(known, confidence),
+            undefended = scores_of(scene, Arm(done["undefended"], done["undefended reference"]))
+            by_heart = [Scores(**part.arrays) for part in done["by heart"]]
+            positive = _told(undefended, rate)
+            facts["undefended"] = {
+                **_control(undefended, rate, confidence),
+                **_values(done["undefended"][0], "patients", "rounds"),
             }
-            facts["roc"] += _points(known, "known by heart", confidence)
+            facts["works"] = _control([joined(by_heart)], rate, confidence)
+            facts["roc"] += _points(undefended, "without noise", confidence)
+            facts["roc"] += _points(by_heart, "known by heart", confidence)
             seen = declared.training() if scene.membership is None else declared.everything()
             bound = privacy_curve(seen).most_likely(high)
         return Outcome(
@@ -126,7 +149,9 @@ class MembershipInference:
             promise=f"The declared privacy, at a threshold that up to {high:.1%} of others pass,",
             positive=positive,
             negative=_pairs(unseen),
-            convincing=CONVINCING,
+            # Beyond what false alarms may explain; the bound is never lower.
+            convincing=high,
+            unconvincing=_unconvincing(facts, positive, confidence),
             limits=_limits(facts),
             doubts=_doubts(facts),
             facts=facts,
@@ -135,55 +160,14 @@ class MembershipInference:
 
 def _plan(scene: Scene) -> list[tuple[str, int, int]]:
     """What each part does: its kind, the attacked model it belongs to, and its number among its like."""
-    folds = 1 if scene.membership is not None else 2
-    plan = [("reference", fold, number) for fold in range(folds) for number in range(scene.budget.references)]
-    plan += [("attacked", fold, 0) for fold in range(folds)]
+    folds, references = range(folds_of(scene)), range(scene.budget.references)
+    plan = [("attacked", fold, 0) for fold in folds]
+    plan += [("reference", fold, number) for fold in folds for number in references]
     if scene.declared is not None:
-        plan += [("control", 0, number) for number in range(len(control_blocks(scene)))]
+        plan += [("undefended", fold, 0) for fold in folds]
+        plan += [("undefended reference", fold, number) for fold in folds for number in references]
+        plan += [("by heart", 0, number) for number in range(len(blocks_by_heart(scene)))]
     return [*plan, ("blind", 0, 0)]
-
-
-def _reference(scene: Scene, fold: int, number: int, advance: Advance) -> Part:
-    dealt = deal(scene)
-    learned = dealt.folds[fold].half(number, scene.generator("membership", "halves", fold, number // 2))
-    done = affordable_rounds(scene, patients=len(learned), images=len(dealt.rows(learned)))
-    head = _trained(scene, dealt, learned, rounds=done, purpose=("reference", fold, number), advance=advance)
-    pool = dealt.patients[dealt.rows(dealt.folds[fold].pool)]
-    return Part(
-        {"reference_patients": len(learned), "reference_rounds": done, "rounds": rounds_of(scene)},
-        {**_confidence(scene, dealt, fold, head), "out": ~torch.isin(pool, learned)},
-    )
-
-
-def _attacked(scene: Scene, fold: int, advance: Advance) -> Part:
-    dealt = deal(scene)
-    if scene.membership is not None:
-        return Part({}, _confidence(scene, dealt, fold, scene.model("released").network.head))
-    members = dealt.folds[fold].members
-    head = _trained(scene, dealt, members, rounds=rounds_of(scene), purpose=("stand-in", fold), advance=advance)
-    return Part({}, _confidence(scene, dealt, fold, head))
-
-
-def _trained(
-    scene: Scene, dealt: Deal, learned: Tensor, *, rounds: int, purpose: tuple[object, ...], advance: Advance
-) -> nn.Module:
-    rows = dealt.rows(learned)
-    return train_as_declared(
-        scene,
-        inputs=inputs_of_deal(scene, dealt)[rows],
-        labels=dealt.labels[rows],
-        patients=dealt.patients[rows],
-        rounds=rounds,
-        generator=scene.generator("membership", *purpose),
-        advance=advance,
-    )
-
-
-def _confidence(scene: Scene, dealt: Deal, fold: int, head: nn.Module) -> dict[str, Tensor]:
-    """Confidence of a model in the images asked about and in those of the attacker's pool."""
-    inputs, at = inputs_of_deal(scene, dealt), dealt.folds[fold]
-    chosen = {"asked": dealt.rows(at.asked), "pool": dealt.rows(at.pool)}
-    return {name: confidence_of(head, inputs[rows], dealt.labels[rows]) for name, rows in chosen.items()}
 
 
 def _blind(scene: Scene) -> Part:
@@ -198,46 +182,43 @@ def _blind(scene: Scene) -> Part:
     return Part({"blind_auc": auc, "blind_p": p})
 
 
-def _scores(scene: Scene, attacked: Sequence[Part], references: Sequence[Part]) -> tuple[Scores, Scores]:
-    """Scores of all patients: of the attacked models, and of one reference model each, which saw none of them."""
-    dealt, count = deal(scene), scene.budget.references
-    scores, unseen = [], []
-    for fold, target in enumerate(attacked):
-        own = references[fold * count : (fold + 1) * count]
-        scores.append(_score(dealt, fold, target.arrays, own))
-        unseen.append(_score(dealt, fold, own[-1].arrays, own[:-1]))
-    return joined(scores), joined(unseen)
+def _values(part: Part, *names: str) -> dict[str, Any]:
+    return {name: part.values[name] for name in names}
 
 
-def _score(dealt: Deal, fold: int, target: Mapping[str, Tensor], references: Sequence[Part]) -> Scores:
-    asked, pool, out = (torch.stack([part.arrays[name] for part in references]) for name in ("asked", "pool", "out"))
-    patients = dealt.patients[dealt.rows(dealt.folds[fold].asked)]
-    robust = rmia(target["asked"], asked, population_target=target["pool"], population_references=pool, out=out)
-    return Scores(
-        member=torch.isin(torch.unique(patients), dealt.folds[fold].members),
-        lira=by_patient(lira(target["asked"], asked), patients),
-        rmia=by_patient(robust, patients),
-    )
-
-
-def _roc(scores: Scores, attack: str, confidence: float) -> Roc:
+def _roc(models: Sequence[Scores], attack: str, confidence: float) -> Roc:
+    scores = joined(models)
     values = getattr(scores, attack)
     return Roc(values[scores.member].numpy(), values[~scores.member].numpy(), confidence)
 
 
-def _figures(scores: Scores, confidence: float) -> dict[str, Any]:
-    return {attack: _roc(scores, attack, confidence).to_json() for attack in ("lira", "rmia")}
+def _figures(models: Sequence[Scores], confidence: float) -> dict[str, Any]:
+    return {attack: _roc(models, attack, confidence).to_json() for attack in ("lira", "rmia")}
 
 
-def _points(scores: Scores, model: str, confidence: float) -> list[dict[str, Any]]:
-    fpr, tpr = _roc(scores, "lira", confidence).curve()
+def _control(models: Sequence[Scores], rate: float, confidence: float) -> dict[str, Any]:
+    member = joined(models).member
+    asked = {"members": int(member.sum()), "others": int((~member).sum()), "recognised": _recognised(models, rate)}
+    return asked | _figures(models, confidence)
+
+
+def _points(models: Sequence[Scores], model: str, confidence: float) -> list[dict[str, Any]]:
+    fpr, tpr = _roc(models, "lira", confidence).curve()
     return [{"model": model, "fpr": x, "tpr": y} for x, y in zip(fpr.tolist(), tpr.tolist(), strict=True)]
 
 
-def _told(scores: Scores, rate: float) -> Trials:
-    members, others = scores.lira[scores.member].numpy(), scores.lira[~scores.member].numpy()
+def _recognised(models: Sequence[Scores], rate: float) -> list[int]:
+    """Members above the one threshold for all models, by model."""
+    scores = joined(models)
+    others = scores.lira[~scores.member].numpy()
     passing = let_through(rate, len(others))
-    return Trials(caught(members, others, passing=passing), len(members), (passing + 1) / (len(others) + 1))
+    return [caught(each.lira[each.member].numpy(), others, passing=passing) for each in models]
+
+
+def _told(models: Sequence[Scores], rate: float) -> Trials:
+    members = int(joined(models).member.sum())
+    others = int((~joined(models).member).sum())
+    return Trials(sum(_recognised(models, rate)), members, (let_through(rate, others) + 1) / (others + 1))
 
 
 def _pairs(scores: Scores) -> Trials:
@@ -247,10 +228,29 @@ def _pairs(scores: Scores) -> Trials:
     return Trials(int((members[:pairs] > others[:pairs]).sum()), pairs, 0.5)
 
 
+def _unconvincing(facts: Mapping[str, Any], positive: Trials, confidence: float) -> str:
+    """What a control below the bound means."""
+    works, undefended = facts["works"], facts["undefended"]
+    if works is None:
+        return ""
+    if positive.interval(confidence)[0] < facts["false_positive_high"]:
+        meaning = "this training memorises too little for this attack"
+    else:
+        meaning = "this training memorises too little for this attack to tell it from what the declared privacy allows"
+    if undefended["rounds"] < facts["rounds"]:
+        meaning += f" in the {undefended['rounds']} of {facts['rounds']} rounds that this budget affords"
+    by_heart = Trials(sum(works["recognised"]), works["members"], positive.chance)
+    able = by_heart.interval(confidence)[0] > facts["false_positive_high"]
+    return (
+        f"{meaning}. The attack's code {'works' if able else 'may be broken, too'}: of patients whom models know by "
+        f"heart it recognised {by_heart.successes} of {by_heart.total}."
+    )
+
+
 def _limits(facts: Mapping[str, Any]) -> tuple[str, ...]:
     limits = [
         "It counts an attacker who has the model's confidence and few models of its own; others may do better. "
-        "The control knows its patients by heart; smaller leaks may stay unseen."
+        "The interval is that of the models attacked; another training may betray more."
     ]
     if facts["mode"] == "stand-in":
         limits.append(

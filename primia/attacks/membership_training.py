@@ -49,8 +49,13 @@ def train_as_declared(
     rounds: int,
     generator: torch.Generator,
     advance: Advance,
+    defended: bool = True,
 ) -> nn.Module:
     """Train a model of one's own from the first weights, as a hospital on its own would.
+
+    The undefended counterpart of a private training takes the same steps without noise. It clips all the same, which
+    protects nobody by itself: the learning rate is made for clipped gradients. Those of the scattering network are 96
+    long and clipped to 1; unclipped, the loss ends at 259 nats instead of 0.7, and no more patients are recognised.
 
     Args:
         scene: holds the code and the settings.
@@ -60,6 +65,7 @@ def train_as_declared(
         rounds: of the training; fewer than declared only for a model that is not to be judged.
         generator: of the order of images, without privacy.
         advance: is told (rounds done, rounds).
+        defended: False leaves the noise out; without differential privacy there is none anyway.
 
     Returns:
         The trained head.
@@ -70,7 +76,7 @@ def train_as_declared(
         if scene.declared is None:
             _plain_round(scene, head, inputs, labels, round=done + 1, generator=generator)
         else:
-            _private_round(scene, scene.declared, head, inputs, labels, patients, round=done + 1)
+            _private_round(scene, scene.declared, head, inputs, labels, patients, round=done + 1, defended=defended)
         advance(done + 1, rounds)
     return head.eval()
 
@@ -123,6 +129,7 @@ def _private_round(
     patients: Tensor,
     *,
     round: int,
+    defended: bool,
 ) -> None:
     training = scene.training
     rate = learning_rate_of(
@@ -139,7 +146,7 @@ def _private_round(
         labels=labels,
         patients=patients,
         clip_norm=declared.clip_norm,
-        noise_multiplier=declared.noise_multiplier,
+        noise_multiplier=declared.noise_multiplier if defended else 0.0,
         sampling_rate=declared.sampling_rate,
         expected_batch=declared.sampling_rate * len(torch.unique(patients)),
         steps=declared.steps_per_round,

@@ -66,10 +66,13 @@ def _doubt(outcome: Outcome, confidence: float, *, attack: Attack, budget: Budge
     floor = max(outcome.convincing, outcome.bound)
     low, _ = positive.interval(confidence)
     if low < floor:
+        meaning = outcome.unconvincing or (
+            "it is too weak, or the trials too few, for its failure to mean anything. "
+            f"{_way_out(positive, floor, confidence, attack=attack, budget=budget)}"
+        )
         return (
             f"Without defence the same attacker was right in only {positive.successes} of {positive.total} "
-            f"(lower end {low:.1%}, needed {floor:.1%}): it is too weak, or the trials too few, for its failure to "
-            f"mean anything. {_way_out(positive, floor, confidence, attack=attack, budget=budget)}"
+            f"(lower end {low:.1%}, needed {floor:.1%}): {meaning}"
         )
     return None
 

@@ -1,4 +1,8 @@
-"""Models that know a few patients by heart, which the same membership attack must tell."""
+"""Models that know a few patients by heart: whether the code of the membership attack works at all.
+
+They say nothing of a release, whose training may memorise much less; its positive control is its undefended
+counterpart, in `membership_models`.
+"""
 
 from dataclasses import dataclass
 
@@ -6,17 +10,18 @@ import torch
 from torch import Tensor
 
 from primia.attacks.contract import Advance
+from primia.attacks.membership_deal import deal, inputs_of_deal
 from primia.attacks.membership_scores import Scores, by_patient, confidence_of, joined, lira, rmia
 from primia.attacks.membership_training import learn_by_heart, memorising_rate
-from primia.attacks.scene import Scene, inputs_of
+from primia.attacks.scene import Scene
 from primia.data.image_set import ImageSet
 
-PATIENTS = 120  # known by heart in all: if the attacker knows all of them, it is right in 94 % at least
+PATIENTS = 120  # known by heart in all
 
 
 @dataclass(frozen=True)
 class Group:
-    """One model of the control: numbers of patients.
+    """One model: numbers of patients.
 
     Attributes:
         members: whom it learns, one of each class, so that it is not the class that gives a patient away.
@@ -27,13 +32,13 @@ class Group:
     others: Tensor
 
 
-def control_blocks(scene: Scene) -> list[list[Group]]:
+def blocks_by_heart(scene: Scene) -> list[list[Group]]:
     """Deal the candidates to models that learn them by heart, and to those who ask about them.
 
     In a block each model is attacked with all others as references, as many as the real attack has, and trained in the
     same way; no two know a patient in common.
     """
-    generator = scene.generator("membership", "control")
+    generator = scene.generator("membership", "by heart")
     by_class = [part[torch.randperm(len(part), generator=generator)] for part in _by_class(scene.candidates)]
     size, block = len(by_class), scene.budget.references + 1
     # Half of the patients at least are learned by nobody.
@@ -49,12 +54,11 @@ def control_blocks(scene: Scene) -> list[list[Group]]:
 
 def attack_block(scene: Scene, block: list[Group], advance: Advance) -> Scores:
     """Train the models of a block, and attack each; `advance` is told (models trained, models)."""
-    candidates, model = scene.candidates, scene.model("first")
-    asked = torch.cat([part for group in block for part in (group.members, group.others)])
-    rows = torch.isin(candidates.patients, asked).nonzero()[:, 0]
-    patients, labels = candidates.patients[rows], candidates.labels[rows]
-    inputs = inputs_of(model, candidates.images[rows])
-    precision, start, sure = scene.training.precision, model.network.head, []
+    # Candidates come first in the deal, with their own numbers.
+    dealt, start = deal(scene), scene.model("first").network.head
+    rows = dealt.rows(torch.cat([part for group in block for part in (group.members, group.others)]))
+    patients, labels, inputs = dealt.patients[rows], dealt.labels[rows], inputs_of_deal(scene, dealt)[rows]
+    precision, sure = scene.training.precision, []
     known = [torch.isin(patients, group.members) for group in block]
     rate = memorising_rate(start, inputs=inputs[known[0]], labels=labels[known[0]], precision=precision)
     for done, own in enumerate(known, start=1):

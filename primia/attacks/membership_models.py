@@ -1,0 +1,161 @@
+"""The models of a membership attack: those attacked, their undefended counterparts, and the attacker's own for both."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from primia.attacks.contract import Advance, Part
+from primia.attacks.membership_deal import Deal, deal, inputs_of_deal
+from primia.attacks.membership_scores import Scores, by_patient, confidence_of, joined, lira, rmia
+from primia.attacks.membership_training import affordable_rounds, rounds_of, train_as_declared
+from primia.attacks.scene import Scene, inputs_of
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The release, or the same training without noise.
+
+    Attributes:
+        targets: models to be attacked, one per fold.
+        references: the attacker's own, fold after fold, as many for each.
+    """
+
+    targets: Sequence[Part]
+    references: Sequence[Part]
+
+
+def folds_of(scene: Scene) -> int:
+    """How many models are attacked: the released one, or two that stand in for it."""
+    return 1 if scene.membership is not None else 2
+
+
+def train_reference(scene: Scene, fold: int, number: int, advance: Advance, *, defended: bool) -> Part:
+    """Train one of the attacker's models on half of its patients, and ask it about everybody.
+
+    Returns:
+        Values reference_patients, reference_rounds and rounds; arrays as of `attack_target`, and out, (images,) bool,
+        whether the model did not see an image of the pool.
+    """
+    dealt = deal(scene)
+    at = dealt.folds[fold]
+    # Undefended models learn the same halves.
+    learned = at.half(number, scene.generator("membership", "halves", fold, number // 2))
+    rows = dealt.rows(learned)
+    done = affordable_rounds(scene, patients=len(learned), images=len(rows))
+    head = train_as_declared(
+        scene,
+        inputs=inputs_of_deal(scene, dealt)[rows],
+        labels=dealt.labels[rows],
+        patients=dealt.patients[rows],
+        rounds=done,
+        generator=scene.generator("membership", "reference", fold, number),
+        advance=advance,
+        defended=defended,
+    )
+    out = ~torch.isin(dealt.patients[dealt.rows(at.pool)], learned)
+    return Part(
+        {"reference_patients": len(learned), "reference_rounds": done, "rounds": rounds_of(scene)},
+        {**_confidence(scene, dealt, fold, head), "out": out},
+    )
+
+
+def attack_target(scene: Scene, fold: int, advance: Advance) -> Part:
+    """Ask the released model, or train one that stands in for it and ask that.
+
+    Returns:
+        Arrays asked and pool: confidence in the images asked about and in those of the attacker's pool.
+    """
+    dealt = deal(scene)
+    if scene.membership is not None:
+        return Part({}, _confidence(scene, dealt, fold, scene.model("released").network.head))
+    return _target(scene, dealt, fold, advance, rounds=rounds_of(scene), defended=True)
+
+
+def attack_undefended(scene: Scene, fold: int, advance: Advance) -> Part:
+    """Train what is attacked once more without noise, and ask that: the positive control.
+
+    In place of the released model one is trained on the patients of all hospitals as if they were one, not only on
+    those asked about: the more patients, the less is memorised of each. Where the budget does not allow all rounds it
+    has fewer, and memorises less: the control is then harder to meet, never easier.
+
+    Returns:
+        Values patients and rounds of its training; arrays as of `attack_target`.
+    """
+    dealt, known = deal(scene), scene.membership
+    if known is None:
+        learned = dealt.folds[fold].members
+        rounds = affordable_rounds(scene, patients=len(learned), images=len(dealt.rows(learned)))
+        part = _target(scene, dealt, fold, advance, rounds=rounds, defended=False)
+        return Part({"patients": len(learned), "rounds": rounds}, part.arrays)
+    everybody = known.members
+    patients = len(everybody.patient_ids)
+    rounds = affordable_rounds(scene, patients=patients, images=len(everybody))
+    head = train_as_declared(
+        scene,
+        inputs=inputs_of(scene.released, everybody.images),
+        labels=everybody.labels,
+        patients=everybody.patients,
+        rounds=rounds,
+        generator=scene.generator("membership", "undefended"),
+        advance=advance,
+        defended=False,
+    )
+    return Part({"patients": patients, "rounds": rounds}, _confidence(scene, dealt, fold, head))
+
+
+def scores_of(scene: Scene, arm: Arm) -> list[Scores]:
+    """Scores of everybody asked about, by attacked model of an arm."""
+    dealt = deal(scene)
+    return [
+        _score(dealt, fold, target.arrays, _of_fold(scene, arm.references, fold))
+        for fold, target in enumerate(arm.targets)
+    ]
+
+
+def unseen_scores(scene: Scene, references: Sequence[Part]) -> Scores:
+    """Scores of everybody asked about, of one reference model each, which saw none of them."""
+    dealt, scores = deal(scene), []
+    for fold in range(folds_of(scene)):
+        *others, target = _of_fold(scene, references, fold)
+        scores.append(_score(dealt, fold, target.arrays, others))
+    return joined(scores)
+
+
+def _of_fold(scene: Scene, references: Sequence[Part], fold: int) -> Sequence[Part]:
+    count = scene.budget.references
+    return references[fold * count : (fold + 1) * count]
+
+
+def _target(scene: Scene, dealt: Deal, fold: int, advance: Advance, *, rounds: int, defended: bool) -> Part:
+    rows = dealt.rows(dealt.folds[fold].members)
+    head = train_as_declared(
+        scene,
+        inputs=inputs_of_deal(scene, dealt)[rows],
+        labels=dealt.labels[rows],
+        patients=dealt.patients[rows],
+        rounds=rounds,
+        generator=scene.generator("membership", "stand-in", fold),
+        advance=advance,
+        defended=defended,
+    )
+    return Part({}, _confidence(scene, dealt, fold, head))
+
+
+def _confidence(scene: Scene, dealt: Deal, fold: int, head: nn.Module) -> dict[str, Tensor]:
+    """Confidence of a model in the images asked about and in those of the attacker's pool."""
+    inputs, at = inputs_of_deal(scene, dealt), dealt.folds[fold]
+    chosen = {"asked": dealt.rows(at.asked), "pool": dealt.rows(at.pool)}
+    return {name: confidence_of(head, inputs[rows], dealt.labels[rows]) for name, rows in chosen.items()}
+
+
+def _score(dealt: Deal, fold: int, target: Mapping[str, Tensor], references: Sequence[Part]) -> Scores:
+    asked, pool, out = (torch.stack([part.arrays[name] for part in references]) for name in ("asked", "pool", "out"))
+    patients = dealt.patients[dealt.rows(dealt.folds[fold].asked)]
+    robust = rmia(target["asked"], asked, population_target=target["pool"], population_references=pool, out=out)
+    return Scores(
+        member=torch.isin(torch.unique(patients), dealt.folds[fold].members),
+        lira=by_patient(lira(target["asked"], asked), patients),
+        rmia=by_patient(robust, patients),
+    )
