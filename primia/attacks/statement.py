@@ -74,9 +74,10 @@ def read_statement(path: Path) -> Statement:
         terms = Terms.model_validate(content) if kind.enabled else None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        key = ".".join(str(part) for part in first["loc"])
+        wrong = f"{key}: {first['msg']}" if key else "it holds no keys"
         raise DataError(
-            f"{path} does not say how private the training was ({key}: {first['msg']}); run the stage federate again, "
-            "or give the file that it wrote."
+            f"{path} does not say how private the training was ({wrong}); run the stage federate again, or give the "
+            "file that it wrote."
         ) from error
     return Statement(terms=terms, synthetic=kind.synthetic, digest=sha256_of_json(content))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from federating import image_set
+from federating import CLASSES, image_set
 
 from primia.errors import ConfigError, ProtocolError
 from primia.federation.plan import StudentPlan
@@ -19,7 +19,7 @@ from primia.training.objective import learning_rate_of
 
 STANDARD = {"mean": 0.4, "std": 0.25}
 TEACHER = ReleasedModel(
-    build_network("convnet", classes=3, pixels=16, seed=5).eval(), "convnet", ("a", "b", "c"), 16, 0.3, 0.2, round=1
+    build_network("convnet", classes=3, pixels=16, seed=5).eval(), "convnet", CLASSES, 16, 0.3, 0.2, round=1
 )
 
 
@@ -131,6 +131,14 @@ def test_images_are_standardised_as_the_plan_says_and_not_as_a_request_does(plan
             trained(work, standard=wrong)
         with pytest.raises(ProtocolError, match="standardises the student's images otherwise than the plan says"):
             work.validate(start(), **wrong)
+
+
+def test_a_teacher_who_would_see_images_otherwise_is_another_teacher(plan):
+    agreed = plan()
+    for wrong in ({"teacher_mean": 0.31}, {"teacher_std": 0.21}):
+        other = agreed.model_copy(update={"student": agreed.student.model_copy(update=wrong)})
+        with pytest.raises(ProtocolError, match="do not match its digest or architecture"):
+            trained(site(other))
 
 
 def test_the_first_round_starts_from_the_weights_that_the_plan_names(plan):
