@@ -177,8 +177,9 @@ def _digest(scene: Scene) -> str:
     """Everything that decides what a part gives, the code included."""
     told = [scene.first.digest(), scene.released.digest(), hash_of(*scene.images)]
     told += [repr(each) for each in (scene.declared, scene.training, scene.budget, scene.settings, scene.aggregation)]
-    # Of noise the kind: what it gives is never the same twice.
-    told += [words_for(each) for each in (scene.step, scene.trainer, type(scene.noise))]
+    # Of noise the kind, with its flaw if it is to have one: what it gives is never the same twice.
+    flaw = getattr(scene.noise, "flaw", None)
+    told += [words_for(each) for each in (scene.step, scene.trainer, type(scene.noise), flaw)]
     told.append(torch.__version__)
     told += [sha256_of_file(path) for path in sorted(Path(primia.__file__).parent.rglob("*.py"))]
     return hashlib.sha256("\0".join(told).encode()).hexdigest()[:16]

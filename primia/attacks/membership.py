@@ -12,7 +12,6 @@ from primia.attacks.contract import Advance, Outcome, Part, Trials
 from primia.attacks.membership_by_heart import PATIENTS, attack_block, blocks_by_heart
 from primia.attacks.membership_deal import deal
 from primia.attacks.membership_models import (
-    Arm,
     attack_target,
     attack_undefended,
     folds_of,
@@ -34,7 +33,8 @@ class MembershipInference:
 
     A patient's score is the mean over its images of LiRA's (offline, fixed variance), which compares the model's
     confidence with that of reference models. Those the attacker trains on random halves of its own patients, from the
-    same first weights, by the code and with the settings of the hospitals. LiRA decides; RMIA is reported beside it.
+    same first weights, by the code and with the settings of the hospitals, once with noise and once without, and takes
+    those that resemble the attacked model (`scores_of`). LiRA decides; RMIA is reported beside it.
 
     Each trial is a member; it is told if it scores above all but k of the n others. k depends on n alone
     (`operating_rate`), so nothing is chosen by the scores. The false-positive rate F of that threshold is not k/n but
@@ -50,20 +50,21 @@ class MembershipInference:
     ones, so the bound is then that of the training alone.
 
     Positive control: the undefended counterpart of what is attacked, trained once more by the same code on as many
-    patients for as many steps without noise, and attacked in the same way, with reference models that had no noise
-    either (`attack_undefended`, `train_as_declared`). Where it does not lie above the bound, the attack proves nothing.
+    patients for as many steps without noise, and attacked by the same attacker with the same reference models
+    (`attack_undefended`, `train_as_declared`). Where it does not lie above the bound, the attack proves nothing.
     Negative control: one reference model is attacked with the others; which of a member and an other scores higher is
     then a fair coin. If a classifier that sees images but no model tells members from others, their split is shifted,
     and nothing follows from the scores. That the attack's code works is shown apart, by models that know one patient of
     each class by heart; no verdict rests on them.
 
     Facts: mode, `released` or `stand-in`; members and others, patients asked about; models, that were attacked;
-    references, for each of them; reference_patients, whom each was trained on; reference_rounds of rounds, for how
-    long; false_positive_rate, aimed at; passing, k; false_positive_high, u; recognised, members by attacked model; lira
-    and rmia, as in `Roc.to_json`; undefended, the same of the positive control, with the patients whom each model was
-    trained on and rounds; works, with members, others, recognised, lira and rmia of the models that know patients by
-    heart (both null without privacy); unseen_auc, of the negative control; blind_auc and blind_p, of the classifier;
-    roc, corners of LiRA's curves, each with model (`attacked`, `without noise` or `known by heart`), fpr and tpr.
+    references, for each of them; references_without_noise, whether those were taken, by model; reference_patients, whom
+    each was trained on; reference_rounds of rounds, for how long; false_positive_rate, aimed at; passing, k;
+    false_positive_high, u; recognised, members by attacked model; lira and rmia, as in `Roc.to_json`; undefended, the
+    same of the positive control, with the patients whom each model was trained on and rounds; works, with members,
+    others, recognised, lira and rmia of the models that know patients by heart (both null without privacy); unseen_auc,
+    of the negative control; blind_auc and blind_p, of the classifier; roc, corners of LiRA's curves, each with model
+    (`attacked`, `without noise` or `known by heart`), fpr and tpr.
     """
 
     round: str = "released"
@@ -102,7 +103,8 @@ class MembershipInference:
         done: dict[str, list[Part]] = {}
         for (kind, _, _), part in zip(_plan(scene), parts, strict=True):
             done.setdefault(kind, []).append(part)
-        attacked = scores_of(scene, Arm(done["attacked"], done["reference"]))
+        sets = [done[kind] for kind in ("reference", "undefended reference") if kind in done]
+        attacked, taken = scores_of(scene, done["attacked"], sets)
         unseen = unseen_scores(scene, done["reference"])
         others = sum(int((~scores.member).sum()) for scores in attacked)
         rate = operating_rate(others)
@@ -115,6 +117,7 @@ class MembershipInference:
             "others": others,
             "models": len(attacked),
             "references": scene.budget.references,
+            "references_without_noise": [bool(which) or declared is None for which in taken],
             **_values(done["reference"][0], "reference_patients", "reference_rounds", "rounds"),
             "false_positive_rate": rate,
             "passing": passing,
@@ -129,7 +132,7 @@ class MembershipInference:
         }
         positive, bound = trials, None
         if declared is not None:
-            undefended = scores_of(scene, Arm(done["undefended"], done["undefended reference"]))
+            undefended, _ = scores_of(scene, done["undefended"], sets)
             by_heart = [Scores(**part.arrays) for part in done["by heart"]]
             positive = _told(undefended, rate)
             facts["undefended"] = {

@@ -1,7 +1,6 @@
 """The models of a membership attack: those attacked, their undefended counterparts, and the attacker's own for both."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +10,6 @@ from primia.attacks.membership_deal import Deal, deal, inputs_of_deal
 from primia.attacks.membership_scores import Scores, by_patient, confidence_of, joined, lira, rmia
 from primia.attacks.membership_training import affordable_rounds, rounds_of, train_as_declared
 from primia.attacks.scene import Scene, inputs_of
-
-
-@dataclass(frozen=True)
-class Arm:
-    """The release, or the same training without noise.
-
-    Attributes:
-        targets: models to be attacked, one per fold.
-        references: the attacker's own, fold after fold, as many for each.
-    """
-
-    targets: Sequence[Part]
-    references: Sequence[Part]
 
 
 def folds_of(scene: Scene) -> int:
@@ -105,13 +91,28 @@ def attack_undefended(scene: Scene, fold: int, advance: Advance) -> Part:
     return Part({"patients": patients, "rounds": rounds}, _confidence(scene, dealt, fold, head))
 
 
-def scores_of(scene: Scene, arm: Arm) -> list[Scores]:
-    """Scores of everybody asked about, by attacked model of an arm."""
-    dealt = deal(scene)
-    return [
-        _score(dealt, fold, target.arrays, _of_fold(scene, arm.references, fold))
-        for fold, target in enumerate(arm.targets)
-    ]
+def scores_of(scene: Scene, targets: Sequence[Part], sets: Sequence[Sequence[Part]]) -> tuple[list[Scores], list[int]]:
+    """Attack some models with the reference models that resemble them.
+
+    A release whose noise is missing or small is hidden by the noise of reference models, and one with much noise is
+    unlike models without. So the attacker has both, and takes those from whose mean confidence the attacked model's
+    varies least on its own patients. None of them was trained on or is asked about, so the choice favours nobody.
+
+    Args:
+        scene: of the attack.
+        targets: attacked models, one per fold.
+        sets: of reference models, each fold after fold.
+
+    Returns:
+        Scores of everybody asked about, and the number of the set that was taken, by attacked model.
+    """
+    dealt, scores, taken = deal(scene), [], []
+    for fold, target in enumerate(targets):
+        own = [_of_fold(scene, references, fold) for references in sets]
+        misfits = [_misfit(target.arrays["pool"], references) for references in own]
+        taken.append(misfits.index(min(misfits)))
+        scores.append(_score(dealt, fold, target.arrays, own[taken[-1]]))
+    return scores, taken
 
 
 def unseen_scores(scene: Scene, references: Sequence[Part]) -> Scores:
@@ -121,6 +122,12 @@ def unseen_scores(scene: Scene, references: Sequence[Part]) -> Scores:
         *others, target = _of_fold(scene, references, fold)
         scores.append(_score(dealt, fold, target.arrays, others))
     return joined(scores)
+
+
+def _misfit(target: Tensor, references: Sequence[Part]) -> float:
+    """Variance over the pool of what the target's confidence has beyond that of models that did not see an image."""
+    pool, out = (torch.stack([part.arrays[name] for part in references]) for name in ("pool", "out"))
+    return float((target - torch.where(out, pool, 0).sum(0) / out.sum(0)).var())
 
 
 def _of_fold(scene: Scene, references: Sequence[Part], fold: int) -> Sequence[Part]:
