@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.opacus_modes import MODES, opacus_gradient
-from primia.models.networks import build_network
+from primia.models.networks import SEGMENTING, build_network
 from primia.models.scattering import CHANNELS, STRIDE
 from primia.privacy.noise import SystemNoise
 from primia.training.clipped_gradients import clipped_sum
@@ -103,16 +103,13 @@ def measure(
 
 
 def scene(model: str, *, size: int, batch: int, seed: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """A head, a random batch of what it takes in, and labels."""
+    """A head, a random batch of what it takes in, and labels or masks."""
     head = build_network(model, classes=CLASSES, pixels=size, seed=seed).head.train()
     generator = torch.Generator().manual_seed(seed)
     side = size // STRIDE
     shape = (batch, CHANNELS, side, side) if model == "scattering" else (batch, 1, size, size)
-    return (
-        head,
-        torch.randn(shape, generator=generator),
-        torch.randint(0, CLASSES, (batch,), generator=generator),
-    )
+    labelled = (batch, size, size) if model in SEGMENTING else (batch,)
+    return head, torch.randn(shape, generator=generator), torch.randint(0, CLASSES, labelled, generator=generator)
 
 
 def plain_gradient(head: nn.Module, rows: Tensor, labels: Tensor, *, bfloat16: bool, layout: str) -> Contender:
@@ -201,7 +198,9 @@ def _machine() -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print a table and, with --json, one JSON object as the last line."""
     parser = argparse.ArgumentParser(description="What clipping per patient costs, beside plain training and Opacus.")
-    parser.add_argument("--model", default="resnet18", choices=("resnet18", "convnet", "scattering"))
+    parser.add_argument(
+        "--model", default="resnet18", choices=("resnet18", "convnet", "scattering", *sorted(SEGMENTING))
+    )
     parser.add_argument("--size", type=int, default=112, help="side of the square images, in pixels")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from primia.training.objective import row_losses
 
 MODES = ("hooks", "functorch", "ghost")
 
@@ -22,7 +23,7 @@ def opacus_gradient(
             with its two backward passes.
         head: in the memory format to measure, like `rows`.
         rows: (n, ...) float32.
-        labels: (n,) int64.
+        labels: (n,) int64, or masks.
         clip_norm: > 0.
         bfloat16: compute under autocast.
     """
@@ -32,7 +33,7 @@ def opacus_gradient(
     def losses(model: nn.Module) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
             logits = model(rows).float()
-        return functional.cross_entropy(logits, labels, reduction="none")
+        return row_losses(logits, labels, "cross_entropy")
 
     if mode == "ghost":
         from opacus.grad_sample import GradSampleModuleFastGradientClipping

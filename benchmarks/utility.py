@@ -28,7 +28,7 @@ from primia.config import Params, parse_params
 from primia.data.image_set import ImageSet, load_image_set
 from primia.data.ingest import ingest
 from primia.data.sites import build_site_sets
-from primia.evaluation.evaluate import EvaluationResult, evaluate
+from primia.evaluation.classified import Classified, judge_classes
 from primia.evaluation.metrics import roc_curves
 from primia.federation.floors import Floors
 from primia.federation.run import federate
@@ -158,7 +158,7 @@ def _measured(cell: Cell, params: Params, *, sites: Path, test: ImageSet, state:
     # The owner of this machine stands for all hospitals; their floors are not what is measured.
     floors = Floors(allow_newcomers=True, maximum_epsilon=100.0, maximum_delta=1.0)
     result = federate(params, sites=sites, state=state, floors=floors)
-    judged = evaluate(result.model, test, settings=params.evaluation)
+    judged = judge_classes(result.model, test, settings=params.evaluation)
     privacy = result.plan.privacy
     return {
         **asdict(cell),
@@ -171,7 +171,7 @@ def _measured(cell: Cell, params: Params, *, sites: Path, test: ImageSet, state:
         "noise_multiplier": None if privacy is None else privacy.noise_multiplier,
         "rounds": len(result.records),
         "released_round": result.model.round,
-        "validation_mcc": result.records[result.model.round - 1].validation_mcc,
+        "validation_mcc": result.records[result.model.round - 1].validation_score,
         "seconds": result.seconds,
         "settings": {
             section: getattr(params, section).model_dump(mode="json")
@@ -180,7 +180,7 @@ def _measured(cell: Cell, params: Params, *, sites: Path, test: ImageSet, state:
     }
 
 
-def pneumonia_auc(judged: EvaluationResult) -> float:
+def pneumonia_auc(judged: Classified) -> float:
     """Area under the ROC curve of any pneumonia against normal, by the probability of being normal."""
     curve = roc_curves(judged.probabilities, judged.labels, classes=judged.classes)["normal"]
     return float(np.trapezoid(curve.tpr, curve.fpr))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from primia import cli_attack, cli_diagnosis, cli_ledger, cli_token, cli_viewer
+from primia import cli_attack, cli_diagnosis, cli_ledger, cli_segment, cli_token, cli_viewer
 from primia.errors import PrimiaError
 
 # MONAI imports what it finds installed, MLflow and matplotlib among it: at a clinic these neither call home nor write
@@ -28,6 +28,7 @@ app.add_typer(cli_token.app, name="token", no_args_is_help=True)
 
 for command in (
     cli_attack.attack,
+    cli_segment.segment,
     cli_diagnosis.keygen,
     cli_diagnosis.enrol,
     cli_diagnosis.diagnose,

@@ -4,94 +4,46 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from primia.consistency import check_consistency
 from primia.errors import ConfigError
+from primia.intake_settings import OUTPUTS, Columns, Ingest, Name, Phantom, Preprocess, Section, Seed, Volume
+
+__all__ = [
+    "OUTPUTS",
+    "Attack",
+    "Columns",
+    "Comparison",
+    "Encryption",
+    "Evaluation",
+    "Federation",
+    "Ingest",
+    "Loss",
+    "Model",
+    "Params",
+    "Phantom",
+    "Preprocess",
+    "Privacy",
+    "Registry",
+    "SecureAggregation",
+    "Server",
+    "Task",
+    "Training",
+    "Volume",
+    "load_params",
+    "parse_params",
+]
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+Task = Literal["classification", "segmentation"]
+Loss = Literal["cross_entropy", "dice", "dice_cross_entropy"]
 
 
-# What the stages of dvc.yaml write; DVC deletes these before a stage runs.
-OUTPUTS = (("data", "raw"), ("data", "sites"), ("data", "test"), ("models",), ("results",))
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Columns(_Section):
-    """Column names of a labels file; `hospital` and `split` may be absent (null)."""
-
-    path: str = "path"
-    label: str = "label"
-    patient: str = "patient"
-    hospital: str | None = None
-    split: str | None = None
-
-
-class Phantom(_Section):
-    """Size of the embedded synthetic data set."""
-
-    patients: int = Field(default=900, ge=30, le=100_000)
-    pixels: int = Field(default=96, ge=32, le=512)
-    seed: Seed = 1
-
-
-class Ingest(_Section):
-    """Where images come from and which files are accepted."""
-
-    source: Literal["phantom", "image_folder"]
-    folder: str
-    classes: tuple[Name, ...] = Field(min_length=2, max_length=32, strict=False)
-    labels_file: str | None = None
-    columns: Columns = Columns()
-    overlap: Literal["refuse", "drop_from_training"] = "refuse"
-    max_refused: int = Field(default=0, ge=0)
-    mixed_sizes: bool = False
-    phantom: Phantom = Phantom()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("ingest.classes names a class twice; name each class once")
-        if Path(self.folder).parts[:2] in OUTPUTS or Path(self.folder).parts[:1] in OUTPUTS:
-            raise ValueError(
-                f"ingest.folder is {self.folder}, which the pipeline deletes and writes anew; "
-                "keep your images somewhere else"
-            )
-        if self.labels_file is None and (self.columns.hospital or self.columns.split):
-            raise ValueError(
-                "ingest.columns names a hospital or split column, but ingest.labels_file is null; "
-                "name the labels file, or set both columns to null"
-            )
-        return self
-
-
-class Preprocess(_Section):
-    """Image size, hospitals, and how patients are dealt to them."""
-
-    pixels: int = Field(ge=16, le=512)
-    hospitals: tuple[Name, ...] = Field(min_length=1, max_length=100, strict=False)
-    dealing: Literal["natural", "iid", "dirichlet"] = "iid"
-    dirichlet_alpha: float = Field(default=0.5, gt=0.0, le=1000.0)
-    test_fraction: Fraction = 0.2
-    validation_fraction: float = Field(default=0.15, gt=0.0, lt=1.0)
-    seed: Seed = 1
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if len(set(self.hospitals)) != len(self.hospitals):
-            raise ValueError("preprocess.hospitals names a hospital twice; give each its own name")
-        return self
-
-
-class Model(_Section):
+class Model(Section):
     """Architecture that is trained together."""
 
-    architecture: Literal["scattering", "convnet", "resnet9", "resnet18"]
+    architecture: Literal["scattering", "convnet", "resnet9", "resnet18", "unet", "unet_resnet18", "monet", "jet"]
     weight_standardisation: bool = False
     seed: Seed = 1
 
@@ -105,12 +57,13 @@ class Model(_Section):
         return self
 
 
-class Training(_Section):
+class Training(Section):
     """Local training without differential privacy.
 
-    `threads`, `schedule`, `proximal`, `local_normalisation` and `pretrain` hold with it, too.
+    `loss`, `threads`, `schedule`, `proximal`, `local_normalisation` and `pretrain` hold with it, too.
     """
 
+    loss: Loss = "cross_entropy"
     pretrain: Literal["none", "phantom"] = "none"
     pretrain_patients: int = Field(default=1500, ge=30, le=100_000)
     pretrain_epochs: int = Field(default=5, ge=1, le=1000)
@@ -131,7 +84,7 @@ class Training(_Section):
     seed: Seed = 1
 
 
-class Server(_Section):
+class Server(Section):
     """How the coordinator moves the global model by the mean change (Reddi et al. 2021)."""
 
     optimiser: Literal["fedavg", "fedadam"] = "fedavg"
@@ -141,7 +94,7 @@ class Server(_Section):
     tau: float = Field(default=1e-3, gt=0.0, le=1.0)
 
 
-class Federation(_Section):
+class Federation(Section):
     """Rounds of the federation."""
 
     rounds: int = Field(ge=1, le=10_000)
@@ -153,7 +106,7 @@ class Federation(_Section):
     deadline_s: float = Field(default=600.0, gt=0.0)
 
 
-class SecureAggregation(_Section):
+class SecureAggregation(Section):
     """How updates are summed; integers modulo 2^32."""
 
     scheme: Literal["masking", "ckks", "none"] = "masking"
@@ -162,7 +115,7 @@ class SecureAggregation(_Section):
     norm_bound: float = Field(default=10.0, gt=0.0)
 
 
-class Privacy(_Section):
+class Privacy(Section):
     """Differential privacy per patient (DP-SGD at the sites)."""
 
     enabled: bool = True
@@ -179,21 +132,23 @@ class Privacy(_Section):
     statistics_noise: float = Field(default=10.0, gt=0.0, le=10_000.0)
 
 
-class Comparison(_Section):
+class Comparison(Section):
     """The same model trained centrally, by each hospital alone, and without secure aggregation."""
 
     enabled: bool = False
     seeds: tuple[Seed, ...] = Field(default=(1,), min_length=1, max_length=10, strict=False)
 
 
-class Evaluation(_Section):
+class Evaluation(Section):
     """Utility on the test patients."""
 
     bootstrap: int = Field(default=1000, ge=100, le=100_000)
+    tolerance: float = Field(default=1.0, gt=0.0, le=100.0)
+    worst: int = Field(default=3, ge=1, le=100)
     seed: Seed = 1
 
 
-class Attack(_Section):
+class Attack(Section):
     """Privacy attacks against the training that was done."""
 
     budget: Literal["quick", "standard", "full"] = "quick"
@@ -204,7 +159,7 @@ class Attack(_Section):
     seed: Seed = 1
 
 
-class Encryption(_Section):
+class Encryption(Section):
     """The network that answers on encrypted images; all but `profile` and `images` is about a student."""
 
     profile: Literal["fast", "deep"] = "fast"
@@ -229,16 +184,17 @@ class Encryption(_Section):
         return self
 
 
-class Registry(_Section):
+class Registry(Section):
     """Name of the registered model and the gate profile it must pass."""
 
     name: Name = "primia-chest"
     profile: Literal["demo", "clinical"] = "demo"
 
 
-class Params(_Section):
+class Params(Section):
     """All of params.yaml."""
 
+    task: Task = "classification"
     ingest: Ingest
     preprocess: Preprocess
     model: Model

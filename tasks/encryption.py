@@ -20,12 +20,17 @@ from tasks.federation import floors_of
 from tasks.paths import ENCRYPTED, ENCRYPTION, FEDERATED, FEDERATION, SITES, TEST_SET
 from tasks.progress import progress
 
+_COLUMNS = ("image", "class", "plaintext", "encrypted")
+
 
 @task(cache_policy=NO_CACHE)
 def encrypt_model(params: Params) -> None:
-    """Write models/encrypted and results/encryption."""
+    """Write models/encrypted and results/encryption; of a model that marks structures, only that there is none."""
     settings = params.encryption
     teacher = load_model(FEDERATED, classes=params.ingest.classes)
+    if teacher.segments:
+        _write_none()
+        return
     # What the ledgers told decides whether the release is private, not what params.yaml says today.
     source = provenance(
         itself=encrypted_form(teacher) is not None,
@@ -47,10 +52,18 @@ def encrypt_model(params: Params) -> None:
     chosen = min(settings.images, len(test))
     # Numbers, not names: the results travel with the model, and a file name may hold a name.
     agreement = encrypted_agreement(bundle, test.images[:chosen], image_ids=[str(i) for i in range(chosen)])
-    figures = {key: value for key, value in asdict(agreement).items() if key != "rows"}
+    figures = {"enabled": True} | {key: value for key, value in asdict(agreement).items() if key != "rows"}
     figures |= asdict(source) | network_figures(bundle, teacher, test, settings=params.evaluation)
     save_bundle(ENCRYPTED, bundle)
     with folder_in_progress(ENCRYPTION) as folder:
         write_json(folder / "metrics.json", figures)
         rows = ([row.image, row.label, row.plaintext, row.encrypted] for row in agreement.rows)
-        write_csv(folder / "logits.csv", ["image", "class", "plaintext", "encrypted"], rows)
+        write_csv(folder / "logits.csv", _COLUMNS, rows)
+
+
+def _write_none() -> None:
+    with folder_in_progress(ENCRYPTED) as folder:
+        write_json(folder / "none.json", {"reason": "models that mark structures do not answer encrypted images yet"})
+    with folder_in_progress(ENCRYPTION) as folder:
+        write_json(folder / "metrics.json", {"enabled": False})
+        write_csv(folder / "logits.csv", _COLUMNS, ())

@@ -17,6 +17,7 @@ def ingest_images(params: Params) -> None:
     with progress("Reading images") as advance:
         ingest(
             params.ingest,
+            task=params.task,
             hospitals=params.preprocess.hospitals,
             target=RAW,
             quarantine_path=state_folder() / "ingest" / "quarantine.csv",

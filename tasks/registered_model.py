@@ -10,8 +10,8 @@ from mlflow.pyfunc import PythonModel
 from primia.models.released import load_model
 
 
-class PrimiaClassifier(PythonModel):  # type: ignore[misc]
-    """Images (n, 1, pixels, pixels) in [0, 1] in, class probabilities (n, classes) out."""
+class PrimiaModel(PythonModel):  # type: ignore[misc]
+    """Images (n, 1, *shape) in [0, 1] in, probabilities (n, classes), or of pixels (n, classes, *shape), out."""
 
     def load_context(self, context: Any) -> None:
         """Read the federated model that was registered as the artifact `federated`."""
@@ -24,4 +24,4 @@ class PrimiaClassifier(PythonModel):  # type: ignore[misc]
         return self.model.probabilities(torch.from_numpy(np.asarray(model_input, dtype=np.float32))).numpy()
 
 
-mlflow.models.set_model(PrimiaClassifier())
+mlflow.models.set_model(PrimiaModel())

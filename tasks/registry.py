@@ -9,11 +9,13 @@ from prefect.cache_policies import NO_CACHE
 
 from primia.config import Params
 from primia.files import read_json
+from primia.models.released import load_model
 from primia.review.gates import GateResult, check_gates, collect_facts, load_profile
 from tasks.approval import CHALLENGER, CHAMPION, MARKS_TAG, PROFILE_TAG, files_digest
 from tasks.environment import checkout
 from tasks.freshness import require_fresh
-from tasks.paths import ENCRYPTED, FEDERATED, GATES, RAW, REPORT
+from tasks.model_store import DIGEST_TAG
+from tasks.paths import ENCRYPTED, ENCRYPTION, FEDERATED, GATES, RAW, REPORT
 from tasks.tracking import FILES_TAG, RunLog, open_store
 
 if TYPE_CHECKING:
@@ -80,7 +82,8 @@ def _create(params: Params, digest: str) -> int:
     with mlflow.start_run(run_id=run.run_id), warnings.catch_warnings():
         # MLflow would like an input example, and would run the model on it; the signature says all there is.
         warnings.filterwarnings("ignore", message=".*input example.*", category=UserWarning)
-        encrypted = log_encrypted_model(ENCRYPTED)
+        answers_encrypted = read_json(ENCRYPTION / "metrics.json")["enabled"]
+        encrypted = {ENCRYPTED_MODEL_TAG: log_encrypted_model(ENCRYPTED)} if answers_encrypted else {}
         info = _log_model(params)
     version = int(info.registered_model_version)
     client, name = open_store(), params.registry.name
@@ -88,9 +91,9 @@ def _create(params: Params, digest: str) -> int:
     tags = {
         FILES_TAG: digest,
         PROFILE_TAG: params.registry.profile,
-        "primia.model_digest": read_json(FEDERATED / "model.json")["digest"],
+        DIGEST_TAG: read_json(FEDERATED / "model.json")["digest"],
         "primia.data_fingerprint": read_json(RAW / "source.json")["fingerprint"],
-        ENCRYPTED_MODEL_TAG: encrypted,
+        **encrypted,
     }
     if profile.marks:
         tags[MARKS_TAG] = profile.marks
@@ -106,7 +109,8 @@ def _log_model(params: Params) -> "ModelInfo":
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    pixels, classes = params.preprocess.pixels, len(params.ingest.classes)
+    model = load_model(FEDERATED)
+    answers = (len(model.classes), *model.shape) if model.segments else (len(model.classes),)
     return mlflow.pyfunc.log_model(
         name="model",
         python_model=str(Path(__file__).with_name("registered_model.py")),
@@ -114,8 +118,8 @@ def _log_model(params: Params) -> "ModelInfo":
         code_paths=["primia"],
         pip_requirements=_requirements("mlflow", "numpy", "pydantic", "pyyaml", "safetensors", "torch"),
         signature=ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 1, pixels, pixels))]),
-            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
+            inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 1, *model.shape))]),
+            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *answers))]),
         ),
         registered_model_name=params.registry.name,
     )

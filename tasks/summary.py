@@ -59,14 +59,26 @@ def _rows() -> dict[str, str]:
     encryption = read_json(ENCRYPTION / "metrics.json")
     comparison = read_json(COMPARISON / "comparison.json")
     return {
-        "utility": f"MCC {_interval(utility['mcc'])}, AUC {_interval(utility['auc'])}, "
-        f"{utility['patients']} test patients",
+        "utility": f"{_utility(utility)}, {utility['patients']} test patients",
         **({"comparison": _comparison(comparison)} if comparison["enabled"] else {}),
         "privacy": _privacy(privacy),
         "attack": _attacks(attack),
-        "encryption": f"{encryption['agreement']:.0%} agreement with the plaintext network on {encryption['images']} "
-        f"images, {encryption['latency_s']:.2f} s an image",
+        **({"encryption": _encryption(encryption)} if encryption["enabled"] else {}),
     }
+
+
+def _utility(figures: Mapping[str, Any]) -> str:
+    if "dice" not in figures:
+        return f"MCC {_interval(figures['mcc'])}, AUC {_interval(figures['auc'])}"
+    distance = figures["hd95"]["value"]
+    return f"Dice {_interval(figures['dice'])}, 95 % of an outline within {distance:.1f} {figures['unit']}"
+
+
+def _encryption(figures: Mapping[str, Any]) -> str:
+    return (
+        f"{figures['agreement']:.0%} agreement with the plaintext network on {figures['images']} images, "
+        f"{figures['latency_s']:.2f} s an image"
+    )
 
 
 def _interval(metric: Mapping[str, Any]) -> str:
@@ -74,8 +86,9 @@ def _interval(metric: Mapping[str, Any]) -> str:
 
 
 def _comparison(comparison: Mapping[str, Any]) -> str:
-    first, *_ = comparison["differences"]
-    return f"MCC {first['label']}: {_interval(first['mcc'])}, mean over {len(comparison['seeds'])} seeds"
+    (first, *_), (figure, *_) = comparison["differences"], comparison["figures"]
+    name = {"mcc": "MCC", "dice": "Dice"}[figure]
+    return f"{name} {first['label']}: {_interval(first[figure])}, mean over {len(comparison['seeds'])} seeds"
 
 
 def _privacy(privacy: Mapping[str, Any]) -> str:

@@ -133,7 +133,7 @@ class RunLog:
         for path in sorted((root / RESULTS).glob("*/metrics.json")):
             self.metrics(path.parent.name, read_json(path))
         self.metrics("privacy", read_json(root / FEDERATION / "privacy.json"))
-        if not self.client.get_metric_history(self.run_id, "round.validation_mcc"):
+        if not self.client.get_metric_history(self.run_id, "round.validation_score"):
             with (root / FEDERATION / "rounds.csv").open(newline="") as stream:
                 for row in csv.DictReader(stream):
                     numbers = {key: float(value) for key, value in row.items() if _is_number(value)}

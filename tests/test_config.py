@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from primia.config import load_params, parse_params
+from primia.config import Params, Volume, load_params, parse_params
 from primia.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "params.yaml"
@@ -131,14 +131,26 @@ def test_a_student_takes_sizes_that_can_be_packed_and_that_its_teacher_sees() ->
     assert "encryption.pixels is 300" in refused(raw)
 
 
-@pytest.mark.parametrize("profile", ["chest_xray", "chest_xray_private"])
-def test_the_profiles_of_x_rays_are_valid_over_the_shipped_file(profile: str) -> None:
+def with_profile(profile: str) -> Params:
     raw = shipped()
     for section, values in yaml.safe_load((SHIPPED.parent / "profiles" / f"{profile}.yaml").read_text()).items():
-        raw[section] |= values
-    raw["ingest"]["folder"] = "/data/xrays"
-    params = parse_params(raw)
+        raw[section] = raw[section] | values if isinstance(values, dict) else values
+    raw["ingest"]["folder"] = "/data/images"
+    return parse_params(raw)
+
+
+@pytest.mark.parametrize("profile", ["chest_xray", "chest_xray_private"])
+def test_the_profiles_of_x_rays_are_valid_over_the_shipped_file(profile: str) -> None:
+    params = with_profile(profile)
     assert params.encryption.data == ("hospitals" if profile == "chest_xray" else "phantoms")
+
+
+def test_the_profiles_of_volumes_are_valid_over_the_shipped_file() -> None:
+    hippocampus, liver = with_profile("hippocampus"), with_profile("liver")
+    assert hippocampus.preprocess.volume == Volume(spacing=(1.0, 1.0, 1.0))
+    assert liver.preprocess.volume == Volume(spacing=(1.6, 1.6, 5.0), window=(-150, 200))
+    assert liver.ingest.label_values == {"liver": (1, 2)}
+    assert {hippocampus.task, liver.task} == {"segmentation"}
 
 
 def test_a_comparison_needs_a_seed() -> None:
@@ -150,7 +162,7 @@ def test_a_comparison_needs_a_seed() -> None:
 def test_a_folder_given_to_the_phantom_source_is_a_mistake_that_is_told() -> None:
     raw = shipped()
     raw["ingest"]["folder"] = "/data/xrays"
-    assert "set ingest.source to image_folder" in refused(raw)
+    assert "set ingest.source to image_folder or nifti" in refused(raw)
 
 
 def test_natural_dealing_of_a_folder_needs_a_hospital_column() -> None:

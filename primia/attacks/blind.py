@@ -20,18 +20,20 @@ def describe(images: Tensor, labels: Tensor, patients: Tensor, *, classes: int) 
     """A few features of each patient: thumbnail, histogram, shares of the classes, and how many images there are.
 
     Args:
-        images: (images, 1, pixels, pixels) in [0, 1].
-        labels: (images,) or (images, h, w) int64.
+        images: (images, 1, *shape) in [0, 1]; a volume counts by its mean along the last axis.
+        labels: (images,) or (images, *shape) int64.
         patients: (images,) int64.
         classes: how many there are.
 
     Returns:
         (patients, features), in the order of the patients' numbers.
     """
-    thumbnails = functional.adaptive_avg_pool2d(images.float(), _SIDE).flatten(1)
+    flat = images.float() if images.ndim == 4 else images.float().mean(dim=-1)
+    thumbnails = functional.adaptive_avg_pool2d(flat, _SIDE).flatten(1)
     grey = (images.float() * _GREYS).long().clamp(0, _GREYS - 1).flatten(1)
     histogram = torch.stack([torch.bincount(each, minlength=_GREYS) for each in grey]) / grey.shape[1]
-    shares = functional.one_hot(labels, classes).view(len(labels), -1, classes).float().mean(1)
+    of_class = [(labels == number).view(len(labels), -1).float().mean(1) for number in range(classes)]
+    shares = torch.stack(of_class, dim=1)
     features = torch.cat([thumbnails, histogram, shares], dim=1).double()
     occurring, place, count = torch.unique(patients, return_inverse=True, return_counts=True)
     sums = torch.zeros(len(occurring), features.shape[1], dtype=torch.float64).index_add_(0, place, features)

@@ -84,12 +84,13 @@ class GradientInversion:
         attacker.tell(advance, patients=len(rows) * len(arms) + _HELD_OUT)
         variation = attacker.choose_variation(deal.own[:_HELD_OUT])
         images, pool = scene.candidates.images[rows].float(), scene.candidates.images[deal.pool].float()
+        labels = scene.candidates.labels[rows].long()
         lineups = _lineups(scene, len(deal.pool), first=index * _BLOCK, patients=len(rows))
         likeness = Likeness(average)
         values: dict[str, Any] = {"variation": variation, "trials": len(rows)}
         arrays = {"original": images, "average": average}
         for arm, updates in arms.items():
-            found = attacker.find(updates(), scene.candidates.labels[rows], variation=variation, purpose=(arm, index))
+            found = attacker.find(updates(), labels, variation=variation, purpose=(arm, index))
             alike = likeness.between(found, pool).gather(1, lineups)
             # Strictly nearest: of equals, or of what is no number, nobody was found.
             values[arm] = int((alike[:, 0] > alike[:, 1:].amax(dim=1)).sum())
@@ -112,8 +113,8 @@ class GradientInversion:
         order = quality["undefended"]["ssim"].argsort()
         pictures: dict[str, Tensor] = {}
         for row, patient in (("best", int(order[-1])), ("median", int(order[len(order) // 2]))):
-            pictures |= {f"{row}_original": images[patient, 0], f"{row}_average": average[0]}
-            pictures |= {f"{row}_{name}": found[patient, 0] for name, found in shown.items()}
+            pictures |= {f"{row}_original": _flat(images[patient, 0]), f"{row}_average": _flat(average[0])}
+            pictures |= {f"{row}_{name}": _flat(found[patient, 0]) for name, found in shown.items()}
         return Outcome(
             deed="found an image nearest to the right patient's",
             cases="updates",
@@ -165,7 +166,7 @@ class _Attacker:
     def choose_variation(self, rows: Tensor) -> float:
         """The weight with which undefended updates of `rows` give the truest images."""
         choices = self._scene.budget.inversion_variations
-        images, labels = self._scene.candidates.images[rows].float(), self._scene.candidates.labels[rows]
+        images, labels = self._scene.candidates.images[rows].float(), self._scene.candidates.labels[rows].long()
         updates = _updates(self._scene, self._model, rows, defended=False)
         quality = []
         for choice in choices:
@@ -177,7 +178,7 @@ class _Attacker:
         return choices[max(range(len(choices)), key=lambda place: quality[place])]
 
     def find(self, updates: Tensor, labels: Tensor, *, variation: float, purpose: tuple[object, ...]) -> Tensor:
-        """The best image for each update, (n, 1, p, p); `labels` serve as masks only."""
+        """The best image for each update, (n, 1, *shape); `labels` serve as masks only."""
         generator = self._scene.generator("inversion", self._model.round, *purpose)
         found = torch.empty(len(updates), *self._average.shape)
         for rows in torch.split(torch.arange(len(updates)), self._at_once):
@@ -206,11 +207,12 @@ class _Attacker:
         self, updates: Tensor, targets: Tensor, *, start: Tensor, variation: float, steps: int | None = None
     ) -> tuple[Tensor, Tensor]:
         network, mean, std = self._model.network, self._model.mean, self._model.std
+        training = self._scene.training
         beliefs = torch.zeros_like(targets, requires_grad=True) if self._joint and targets.ndim > 2 else None
 
         def gradient_of(images: Tensor) -> Tensor:
             wanted = targets if beliefs is None else beliefs.softmax(dim=1)
-            return gradients_of(network.head, network.front((images - mean) / std), wanted)
+            return gradients_of(network.head, network.front((images - mean) / std).float(), wanted, loss=training.loss)
 
         return reconstruct(
             updates,
@@ -228,12 +230,14 @@ class _Attacker:
         return functional.one_hot(read_labels(self._model.network.head, updates), classes).float()
 
     def _start(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """The average image, changed smoothly and at random if a generator is given; (n, 1, p, p)."""
-        start = self._average.expand(n, -1, -1, -1).clone()
+        """The average image, changed smoothly and at random if a generator is given; (n, 1, *shape)."""
+        start = self._average.expand(n, *self._average.shape).clone()
         if generator is None:
             return start
-        coarse = _WANDERING * torch.randn(n, 1, 4, 4, generator=generator)
-        return (start + functional.interpolate(coarse, size=start.shape[-2:], mode="bicubic")).clamp(0, 1)
+        shape = start.shape[2:]
+        coarse = _WANDERING * torch.randn(n, 1, *(4 for _ in shape), generator=generator)
+        mode = "bicubic" if len(shape) == 2 else "trilinear"
+        return (start + functional.interpolate(coarse, size=shape, mode=mode)).clamp(0, 1)
 
 
 def read_labels(head: nn.Module, updates: Tensor) -> Tensor:
@@ -247,6 +251,11 @@ def read_labels(head: nn.Module, updates: Tensor) -> Tensor:
     last = [name for name, weight in head.named_parameters() if weight.ndim == 1][-1]
     first = sum(size for name, size in sizes.items() if name < last)
     return updates[:, first : first + sizes[last]].argmin(dim=1)
+
+
+def _flat(image: Tensor) -> Tensor:
+    """What a picture shows of an image: all of it, or of a volume the middle slice."""
+    return image if image.ndim == 2 else image[..., image.shape[-1] // 2]
 
 
 def _fittest(tried: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -276,6 +285,7 @@ def _updates(scene: Scene, model: ReleasedModel, rows: Tensor, *, defended: bool
                 expected_batch=1,
                 noise=noise,
                 precision=scene.training.precision,
+                loss=scene.training.loss,
             )
         )
         for row in range(len(rows))

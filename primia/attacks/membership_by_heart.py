@@ -58,11 +58,12 @@ def attack_block(scene: Scene, block: list[Group], advance: Advance) -> Scores:
     dealt, start = deal(scene), scene.model("first").network.head
     rows = dealt.rows(torch.cat([part for group in block for part in (group.members, group.others)]))
     patients, labels, inputs = dealt.patients[rows], dealt.labels[rows], inputs_of_deal(scene, dealt)[rows]
-    precision, sure = scene.training.precision, []
+    training, sure = scene.training, []
+    kind = {"precision": training.precision, "loss": training.loss}
     known = [torch.isin(patients, group.members) for group in block]
-    rate = memorising_rate(start, inputs=inputs[known[0]], labels=labels[known[0]], precision=precision)
+    rate = memorising_rate(start, inputs=inputs[known[0]], labels=labels[known[0]], **kind)
     for done, own in enumerate(known, start=1):
-        head = learn_by_heart(start, inputs=inputs[own], labels=labels[own], rate=rate, precision=precision)
+        head = learn_by_heart(start, inputs=inputs[own], labels=labels[own], rate=rate, **kind)
         sure.append(confidence_of(head, inputs, labels))
         advance(done, len(block))
     confidences = torch.stack(sure)

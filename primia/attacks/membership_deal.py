@@ -79,7 +79,7 @@ def deal(scene: Scene) -> Deal:
         order = torch.randperm(count, generator=scene.generator("membership", "stand-ins"))
         one, two = order.tensor_split(2)
         folds = (_fold(one, pool=two), _fold(two, pool=one))
-        return Deal(candidates.images, candidates.labels, candidates.patients, folds)
+        return Deal(candidates.images, candidates.labels.long(), candidates.patients, folds)
     members, others = len(known.members.patient_ids), len(known.others.patient_ids)
     if min(members, others) < needed:
         raise DataError(
@@ -117,7 +117,7 @@ def _joined(sets: tuple[ImageSet, ...], fold: Fold) -> Deal:
     starts = torch.tensor([0, *(len(each.patient_ids) for each in sets)]).cumsum(0)
     return Deal(
         torch.cat([each.images for each in sets]),
-        torch.cat([each.labels for each in sets]),
+        torch.cat([each.labels for each in sets]).long(),
         torch.cat([each.patients + start for each, start in zip(sets, starts[:-1], strict=True)]),
         (fold,),
     )

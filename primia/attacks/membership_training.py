@@ -12,6 +12,8 @@ from primia.training.plain import train_plain
 
 # Values of gradients that the training of one reference model may compute; a ResNet-18 has 11 million an image.
 _MOST_VALUES = {"quick": 2**33, "standard": 2**35, "full": 2**50}
+# What marks every pixel multiplies with its weights there, and has little else to do: as long as so many values.
+_VALUES_OF_A_PIXEL = 8
 
 # Of the models that learn a few patients by heart.
 _RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -36,8 +38,10 @@ def affordable_rounds(scene: Scene, *, patients: int, images: int) -> int:
         gradients = training.local_steps * training.batch_size
     else:
         gradients = training.local_epochs * images
-    weights = sum(weight.numel() for weight in scene.first.network.head.parameters())
-    return max(1, min(rounds_of(scene), int(_MOST_VALUES[scene.budget.name] / (gradients * weights))))
+    values = sum(weight.numel() for weight in scene.first.network.head.parameters())
+    if scene.candidates.masks:
+        values *= _VALUES_OF_A_PIXEL * scene.candidates.labels[0].numel()
+    return max(1, min(rounds_of(scene), int(_MOST_VALUES[scene.budget.name] / (gradients * values))))
 
 
 def train_as_declared(
@@ -81,30 +85,34 @@ def train_as_declared(
     return head.eval()
 
 
-def memorising_rate(head: nn.Module, *, inputs: Tensor, labels: Tensor, precision: str) -> float:
+def memorising_rate(head: nn.Module, *, inputs: Tensor, labels: Tensor, precision: str, loss: str) -> float:
     """The smallest of some learning rates at which the loss on a few images soon halves.
 
     Larger ones memorise as well, but leave the confidence in all other images to chance.
     """
-    start = _overfit(copy.deepcopy(head), inputs, labels, rate=_RATES[0], steps=1, precision=precision)
+    start = _overfit(copy.deepcopy(head), inputs, labels, rate=_RATES[0], steps=1, precision=precision, loss=loss)
     for rate in _RATES:
         learner = copy.deepcopy(head)
-        _overfit(learner, inputs, labels, rate=rate, steps=_TRIED_STEPS, precision=precision)
-        if _overfit(learner, inputs, labels, rate=rate, steps=1, precision=precision) < start / 2:
+        _overfit(learner, inputs, labels, rate=rate, steps=_TRIED_STEPS, precision=precision, loss=loss)
+        if _overfit(learner, inputs, labels, rate=rate, steps=1, precision=precision, loss=loss) < start / 2:
             break
     return rate
 
 
-def learn_by_heart(head: nn.Module, *, inputs: Tensor, labels: Tensor, rate: float, precision: str) -> nn.Module:
+def learn_by_heart(
+    head: nn.Module, *, inputs: Tensor, labels: Tensor, rate: float, precision: str, loss: str
+) -> nn.Module:
     """Train a copy of `head` without privacy until it has memorised a few images, never mind the others."""
     learner = copy.deepcopy(head)
     for _ in range(_MOST_STEPS // _STEPS):
-        if _overfit(learner, inputs, labels, rate=rate, steps=_STEPS, precision=precision) < _MEMORISED:
+        if _overfit(learner, inputs, labels, rate=rate, steps=_STEPS, precision=precision, loss=loss) < _MEMORISED:
             break
     return learner.eval()
 
 
-def _overfit(head: nn.Module, inputs: Tensor, labels: Tensor, *, rate: float, steps: int, precision: str) -> float:
+def _overfit(
+    head: nn.Module, inputs: Tensor, labels: Tensor, *, rate: float, steps: int, precision: str, loss: str
+) -> float:
     """Steps over all images at once; their mean loss."""
     return train_plain(
         head,
@@ -116,6 +124,7 @@ def _overfit(head: nn.Module, inputs: Tensor, labels: Tensor, *, rate: float, st
         weight_decay=0.0,
         augment=False,
         precision=precision,
+        loss=loss,
         seed=0,
     )
 
@@ -153,6 +162,7 @@ def _private_round(
         learning_rate=rate,
         noise=scene.noise_source(),
         precision=training.precision,
+        loss=training.loss,
         views=declared.views,
         **pull,
     )
@@ -168,7 +178,7 @@ def _plain_round(
     generator: torch.Generator,
 ) -> None:
     training, classes = scene.training, len(scene.released.classes)
-    counts = torch.bincount(labels.flatten(), minlength=classes).tolist()
+    counts = torch.bincount(labels.flatten(), minlength=classes).tolist() if training.class_weights else []
     train_plain(
         head,
         inputs=inputs,
@@ -183,5 +193,6 @@ def _plain_round(
         augment=training.augment and isinstance(scene.first.network.front, nn.Identity),
         mixup=training.mixup,
         precision=training.precision,
+        loss=training.loss,
         seed=int(torch.randint(2**31, (1,), generator=generator)),
     )

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-# Images (n, 1, p, p) in [0, 1] to their gradients (n, weights), differentiable.
+from primia.training.objective import row_losses
+
+# Images (n, 1, *shape) in [0, 1] to their gradients (n, weights), differentiable.
 GradientOf = Callable[[Tensor], Tensor]
 
 RATE = 0.015  # of a step of every scale, in units of the image's range
@@ -32,18 +34,20 @@ def reconstruct(
     Args:
         observed: gradients, (n, weights).
         gradient_of: the attacker's copy of what makes gradients; row i knows what is known of image i.
-        start: images in [0, 1], (n, 1, p, p).
+        start: images in [0, 1], (n, 1, *shape) with two or three axes.
         steps: of Adam.
         variation: weight of the total variation, (n,).
         beliefs: something else that `gradient_of` depends on and that is found jointly, such as the logits of a mask.
 
     Returns:
-        Images in [0, 1], (n, 1, p, p), and their matching loss, (n,), without the variation.
+        Images in [0, 1], like `start`, and their matching loss, (n,), without the variation.
     """
-    pixels = start.shape[-1]
+    shape = start.shape[2:]
     scales = [
-        torch.zeros(len(start), 1, size, size, dtype=start.dtype, requires_grad=True) for size in scales_of(pixels)
+        torch.zeros(len(start), 1, *sides, dtype=start.dtype, requires_grad=True)
+        for sides in zip(*_scales_along(shape), strict=True)
     ]
+    mode = "bilinear" if len(shape) == 2 else "trilinear"
     groups = [{"params": scales, "lr": RATE}]
     if beliefs is not None:
         groups.append({"params": [beliefs], "lr": _RATE_OF_BELIEFS})
@@ -53,7 +57,7 @@ def reconstruct(
     falling = torch.optim.lr_scheduler.MultiStepLR(adam, drops, gamma=0.1)
 
     def image() -> Tensor:
-        finer = [functional.interpolate(each, size=pixels, mode="bilinear", align_corners=False) for each in scales]
+        finer = [functional.interpolate(each, size=shape, mode=mode, align_corners=False) for each in scales]
         return start + torch.stack(finer).sum(dim=0)
 
     for _ in range(steps):
@@ -79,27 +83,34 @@ def scales_of(pixels: int) -> Sequence[int]:
     return sizes
 
 
+def _scales_along(shape: Sequence[int]) -> list[list[int]]:
+    """Sides of the images that are added up, for each axis; short axes keep their length in the finer scales."""
+    finest_first = [list(reversed(scales_of(side))) for side in shape]
+    number = max(len(sides) for sides in finest_first)
+    return [list(reversed(sides + sides[-1:] * (number - len(sides)))) for sides in finest_first]
+
+
 def total_variation(images: Tensor) -> Tensor:
-    """Mean absolute difference of neighbours in both directions, (n,)."""
-    down = (images[..., 1:, :] - images[..., :-1, :]).abs().flatten(1).mean(dim=1)
-    across = (images[..., 1:] - images[..., :-1]).abs().flatten(1).mean(dim=1)
-    return down + across
+    """Mean absolute difference of neighbours, summed over the directions of images (n, 1, *shape); (n,)."""
+    along = [images.diff(dim=axis).abs().flatten(1).mean(dim=1) for axis in range(2, images.ndim)]
+    return torch.stack(along).sum(dim=0)
 
 
-def gradients_of(head: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Gradient of each sample's cross-entropy by all weights, (n, weights), in the order of their names.
+def gradients_of(head: nn.Module, inputs: Tensor, targets: Tensor, *, loss: str = "cross_entropy") -> Tensor:
+    """Gradient of each sample's loss by all weights, (n, weights), in the order of their names.
 
     Args:
         head: treats each sample on its own.
         inputs: (n, ...) what the head sees; a graph may hang on it.
         targets: (n, ...) int64 classes, or probabilities (n, classes, ...) float32.
+        loss: see `primia.training.objective.row_losses`.
     """
     weights = {name: weight.detach() for name, weight in head.named_parameters()}
 
-    def loss(weights: dict[str, Tensor], one: Tensor, target: Tensor) -> Tensor:
-        return functional.cross_entropy(functional_call(head, weights, (one[None],)), target[None])
+    def loss_of(weights: dict[str, Tensor], one: Tensor, target: Tensor) -> Tensor:
+        return row_losses(functional_call(head, weights, (one[None],)), target[None], loss)[0]
 
-    each = vmap(grad(loss), in_dims=(None, 0, 0))(weights, inputs, targets)
+    each = vmap(grad(loss_of), in_dims=(None, 0, 0))(weights, inputs, targets)
     return torch.cat([each[name].flatten(1) for name in sorted(each)], dim=1)
 
 

@@ -14,6 +14,7 @@ from primia.config import Attack as Settings
 from primia.config import SecureAggregation, Training
 from primia.data.image_set import ImageSet
 from primia.errors import DataError
+from primia.models.networks import at_a_time
 from primia.models.released import ReleasedModel
 from primia.privacy.accounting import Release
 from primia.privacy.noise import NoiseSource, SystemNoise
@@ -152,24 +153,28 @@ def require_fit(images: ImageSet, model: ReleasedModel, *, whose: str = "candida
     """Refuse images, by default those of the candidates, that the model was not made for.
 
     Raises:
-        DataError: other classes or another size.
+        DataError: other classes, another size, or masks where the model takes classes.
     """
-    if tuple(images.classes) != tuple(model.classes) or images.pixels != model.pixels:
+    if images.classes != model.classes or (images.pixels, images.depth) != (model.pixels, model.depth):
         raise DataError(
             f"The {whose} have classes {', '.join(images.classes)} at {_size(images)}, but the model has "
             f"{', '.join(model.classes)} at {_size(model)}; attack it with images preprocessed for it."
         )
+    if images.masks != model.segments:
+        needed = "a mask for every image" if model.segments else "a class for every image"
+        raise DataError(f"The model needs {needed}, which the {whose} lack; run preprocess for its task.")
 
 
 def _size(of: ImageSet | ReleasedModel) -> str:
-    return f"{of.pixels} pixels"
+    return f"{of.pixels} pixels" if of.depth is None else f"{of.pixels} pixels and {of.depth} slices"
 
 
 def inputs_of(model: ReleasedModel, images: Tensor) -> Tensor:
-    """What the head of `model` sees of images (n, 1, p, p) in [0, 1]; (n, ...) float32, without gradient."""
+    """What the head of `model` sees of images (n, 1, *shape) in [0, 1]; (n, ...) float32, without gradient."""
     with torch.no_grad():
         standardised = (images.float() - model.mean) / model.std
-        return torch.cat([model.network.front(batch) for batch in torch.split(standardised, _BATCH)])
+        batches = torch.split(standardised, at_a_time(standardised, _BATCH))
+        return torch.cat([model.network.front(batch).float() for batch in batches])
 
 
 def one_image_each(images: ImageSet, generator: torch.Generator) -> Tensor:

@@ -54,6 +54,7 @@ class HonestHospitals:
         noise: NoiseSource,
         precision: str = "float32",
         augment: Callable[[Tensor], Tensor] | None = None,
+        loss: str = "cross_entropy",
     ) -> dict[str, Tensor]:
         """One step's sum, from the integers that the honest hospitals send."""
         gradient = clipped_gradient_sum(
@@ -64,6 +65,7 @@ class HonestHospitals:
             clip_norm=clip_norm,
             precision=precision,
             augment=augment,
+            loss=loss,
         )
         if noise_multiplier == 0:
             return {name: value / expected_batch for name, value in gradient.items()}

@@ -41,7 +41,9 @@ def set_scene(
             f"{'with' if released.weight_standardisation else 'without'} model.weight_standardisation; give the "
             "settings that it was trained with."
         )
-    network = initial_network(params.model, params.training, classes=released.classes, pixels=released.pixels)
+    network = initial_network(
+        params.model, params.training, classes=released.classes, pixels=released.pixels, depth=released.depth
+    )
     scene = Scene(
         first=replace(released, network=network, round=0),
         released=released,

@@ -56,7 +56,7 @@ def deal_candidates(scene: Scene, model: ReleasedModel) -> Candidates:
     # Gradients that do not fit in memory would be computed again for every block of trials: rather fewer candidates.
     weights = sum(parameter.numel() for parameter in model.network.head.parameters())
     rows = rows[: max(gallery, min(_POOL * gallery, KEPT // weights))]
-    return Candidates(model.network.head, rows, inputs_of(model, images.images[rows]), images.labels[rows])
+    return Candidates(model.network.head, rows, inputs_of(model, images.images[rows]), images.labels[rows].long())
 
 
 class View(Protocol):
@@ -116,6 +116,7 @@ class StepView:
             expected_batch=1,
             noise=self._noise,
             precision=self._scene.training.precision,
+            loss=self._scene.training.loss,
         )
         return vector_of(released)
 
@@ -162,6 +163,7 @@ class RoundView:
             learning_rate=declared.learning_rate,
             proximal=self._scene.training.proximal,
             precision=self._scene.training.precision,
+            loss=self._scene.training.loss,
             noise=self._noise,
         )
         change = (vector_of(weights_of(head)).double() - before).numpy()

@@ -20,5 +20,5 @@ def judge(
     Raises:
         DataError: what the evaluation has to say against the model or the test set.
     """
-    answers = evaluate(model, test, settings=settings)
-    return Outcome(answers.probabilities, round=model.round, epsilon=epsilon, seconds=seconds)
+    judged = evaluate(model, test, settings=settings)
+    return Outcome(judged.answers, round=model.round, epsilon=epsilon, seconds=seconds)

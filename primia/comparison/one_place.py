@@ -46,16 +46,18 @@ def train_in_one_place(
         DataError: the training diverges.
     """
     assert not params.privacy.enabled
-    described = Description(name=name, identity=bytes(32), data="0" * 64, classes=train.classes, pixels=train.pixels)
+    described = Description(
+        name=name, identity=bytes(32), data="0" * 64, classes=train.classes, pixels=train.pixels, depth=train.depth
+    )
     of_one = params.preprocess.model_copy(update={"hospitals": (name,)})
     params = params.model_copy(update={"preprocess": of_one})
     plan = draft_plan(params, {name: described}, privacy=None)
-    network = initial_network(plan.model, plan.training, classes=plan.classes, pixels=plan.pixels)
+    network = initial_network(plan.model, plan.training, classes=plan.classes, pixels=plan.pixels, depth=plan.depth)
     work = LocalWork(plan, name=name, train=train, validation=validation)
     statistics = _statistics(plan, name, train)
     model = head_vector(network.head)
     average, released, released_round = model.astype(np.float64), model, 0
-    best_round, best_mcc = 0, -2.0
+    best_round, best = 0, -2.0
     for round in range(1, plan.rounds + 1):
         result = work.train(
             model,
@@ -69,26 +71,16 @@ def train_in_one_place(
         kept = plan.average if round > 1 else 0.0
         average = kept * average + (1 - kept) * model.astype(np.float64)
         validated = average.astype(np.float32)
-        mcc = _validation_mcc(plan, work, validated, validation, statistics=statistics)
+        score = _validation_score(plan, work, validated, validation, statistics=statistics)
         on_round(round)
-        if mcc > best_mcc or plan.release == "last":
+        if score > best or plan.release == "last":
             released, released_round = validated, round
-        if mcc > best_mcc:
-            best_round, best_mcc = round, mcc
+        if score > best:
+            best_round, best = round, score
         elif plan.patience is not None and round - best_round >= plan.patience:
             break
     load_head(network.head, released)
-    network.eval()
-    return ReleasedModel(
-        network=network,
-        architecture=plan.model.architecture,
-        weight_standardisation=plan.model.weight_standardisation,
-        classes=plan.classes,
-        pixels=plan.pixels,
-        mean=statistics.mean,
-        std=statistics.std,
-        round=released_round,
-    )
+    return plan.released(network, mean=statistics.mean, std=statistics.std, round=released_round)
 
 
 def _statistics(plan: Plan, name: str, train: ImageSet) -> PooledStatistics:
@@ -98,7 +90,7 @@ def _statistics(plan: Plan, name: str, train: ImageSet) -> PooledStatistics:
     )
 
 
-def _validation_mcc(
+def _validation_score(
     plan: Plan, work: LocalWork, model: Floats, images: ImageSet, *, statistics: PooledStatistics
 ) -> float:
     logits = work.validate(model, mean=statistics.mean, std=statistics.std)
@@ -108,7 +100,7 @@ def _validation_mcc(
             "in params.yaml."
         )
     values = evaluate_values(plan, logits, images.labels, images.patients, noise=SystemNoise())
-    return validation_of(_totals(values)).mcc
+    return validation_of(_totals(values)).score
 
 
 def _totals(values: Mapping[str, NDArray[np.int64] | int]) -> dict[str, NDArray[np.int64]]:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from primia.config import Evaluation
-from primia.evaluation.bootstrap import resampled_figures, weighted_figures
+from primia.evaluation.bootstrap import resampled_figures, resampled_means, weighted_figures
 from primia.evaluation.metrics import Floats, Ints
 
-FIGURES = ("mcc", "accuracy", "auc")
 _TAIL = 0.025
 
 
@@ -42,15 +41,24 @@ def mean_score(scores: Sequence[Score]) -> Score:
     )
 
 
-def scores_of(probabilities: Floats, labels: Ints, patients: Ints, *, settings: Evaluation) -> dict[str, Score]:
-    """Score a model by each of `FIGURES`; equal labels, patients and settings give equal resamples.
+def figures_of(labels: Ints) -> tuple[str, ...]:
+    """The figures that models are compared by, the one that decides first; `labels` as for `scores_of`."""
+    return ("dice",) if labels.ndim > 1 else ("mcc", "accuracy", "auc")
+
+
+def scores_of(answers: Floats, labels: Ints, patients: Ints, *, settings: Evaluation) -> dict[str, Score]:
+    """Score a model by each of `figures_of`; equal labels, patients and settings give equal resamples.
 
     Args:
-        probabilities: (images, classes), rows sum to one.
-        labels: (images,) class indices; every class occurs.
+        answers: (images, classes) probabilities whose rows sum to one; where labels are masks, (patients, structures)
+            Dice in the order of the patients' numbers.
+        labels: (images,) class indices, of which every one occurs, or (images, *spatial) masks.
         patients: (images,) whose image it is.
         settings: number of resamples and their seed.
     """
-    values = weighted_figures(probabilities, labels, np.ones((1, len(labels))))
-    resampled = resampled_figures(probabilities, labels, patients, resamples=settings.bootstrap, seed=settings.seed)
-    return {name: Score(float(values[name][0]), resampled[name]) for name in FIGURES}
+    if labels.ndim > 1:
+        resampled = resampled_means(answers, resamples=settings.bootstrap, seed=settings.seed)
+        return {"dice": Score(float(answers.mean()), resampled.mean(axis=1))}
+    values = weighted_figures(answers, labels, np.ones((1, len(labels))))
+    figures = resampled_figures(answers, labels, patients, resamples=settings.bootstrap, seed=settings.seed)
+    return {name: Score(float(values[name][0]), figures[name]) for name in figures_of(labels)}

@@ -13,7 +13,7 @@ from primia.errors import DataError
 
 @dataclass(frozen=True)
 class Patient:
-    """One patient; `label` is the index of the class most of the patient's images have.
+    """One patient; `label` is the index of the class most of the patient's images have, and 0 where they have masks.
 
     `hospital` is empty where the source names none. `in_test` says that the source put the patient in its test set.
     """
@@ -38,12 +38,13 @@ def majority_class(labels: Iterable[int]) -> int:
     return min(counts, key=lambda label: (-counts[label], label))
 
 
-def deal(patients: Iterable[Patient], settings: Preprocess, *, classes: Sequence[str]) -> dict[str, Place]:
+def deal(patients: Iterable[Patient], settings: Preprocess, *, classes: Sequence[str] | None) -> dict[str, Place]:
     """Give every patient exactly one place; the answer does not depend on the order of `patients`.
 
     Patients whom the source put in its test set stay there and nobody joins them; a source without test
     patients gives up `test_fraction` of its patients. The others go to hospitals, and `validation_fraction` of
-    each hospital's patients to validation, all stratified by class.
+    each hospital's patients to validation, all stratified by class. `classes` is None where images have masks: no
+    patient has a class then, and no hospital can lack one.
 
     Raises:
         DataError: a hospital without patients, with fewer than two classes in training or with an empty
@@ -128,7 +129,12 @@ def _no_such_hospital(patient: Patient, settings: Preprocess) -> str:
 
 
 def _check(
-    hospital: str, members: Sequence[Patient], in_validation: set[str], *, settings: Preprocess, classes: Sequence[str]
+    hospital: str,
+    members: Sequence[Patient],
+    in_validation: set[str],
+    *,
+    settings: Preprocess,
+    classes: Sequence[str] | None,
 ) -> None:
     ways_out = "name fewer hospitals in preprocess.hospitals, or change preprocess.dealing or preprocess.seed"
     if settings.dealing == "dirichlet":
@@ -141,8 +147,13 @@ def _check(
             f"preprocess.validation_fraction ({settings.validation_fraction}), or {ways_out}."
         )
     learned = {patient.label for patient in members if patient.name not in in_validation}
-    if len(learned) < 2:
-        only = ", ".join(classes[label] for label in learned) or "no class"
+    if not learned:
+        raise DataError(
+            f"The training set of the hospital {hospital} is empty ({len(members)} patients); {ways_out}, or lower "
+            f"preprocess.validation_fraction ({settings.validation_fraction})."
+        )
+    if classes is not None and len(learned) < 2:
+        only = ", ".join(classes[label] for label in learned)
         raise DataError(
             f"The hospital {hospital} has only {only} in its training set and would learn nothing; "
             f"{ways_out}, or lower preprocess.validation_fraction ({settings.validation_fraction})."

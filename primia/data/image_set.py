@@ -19,8 +19,10 @@ _FORMAT = "primia-image-set-1"
 class ImageSet:
     """Images of one hospital's split, or of the central test set.
 
-    `images` is (images, 1, pixels, pixels) float16 in [0, 1]; `labels` is (images,) int64, an index into
-    `classes`; `patients` is (images,) int64, an index into `patient_ids`.
+    `images` is (images, 1, pixels, pixels) float16 in [0, 1], or (images, 1, pixels, pixels, depth) where every image
+    is a volume. `labels` is (images,) int64, an index into `classes`, or with masks such an index for every pixel,
+    (images, pixels, pixels) or (images, pixels, pixels, depth) uint8. `patients` is (images,) int64, an index into
+    `patient_ids`. Where images are slices, those of a patient follow one another upwards.
     """
 
     images: Tensor
@@ -31,11 +33,13 @@ class ImageSet:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        count = len(self.image_ids)
-        assert self.images.dtype == torch.float16 and self.images.ndim == 4
-        assert self.images.shape == (count, 1, self.images.shape[-1], self.images.shape[-1])
+        count, spatial = len(self.image_ids), self.images.shape[2:]
+        assert self.images.dtype == torch.float16 and len(spatial) in (2, 3) and spatial[0] == spatial[1]
+        assert self.images.shape[:2] == (count, 1)
+        assert self.labels.dtype in (torch.int64, torch.uint8)
+        assert self.labels.shape == ((count, *spatial) if self.masks else (count,))
+        assert self.patients.dtype == torch.int64 and self.patients.shape == (count,)
         for values, names in ((self.labels, self.classes), (self.patients, self.patient_ids)):
-            assert values.dtype == torch.int64 and values.shape == (count,)
             assert count == 0 or (int(values.min()) >= 0 and int(values.max()) < len(names))
 
     def __len__(self) -> int:
@@ -43,8 +47,18 @@ class ImageSet:
 
     @property
     def pixels(self) -> int:
-        """Height and width of every image."""
-        return int(self.images.shape[-1])
+        """Both sides of every image, or of every slice of a volume."""
+        return int(self.images.shape[2])
+
+    @property
+    def depth(self) -> int | None:
+        """Slices of every image; None where images are flat."""
+        return int(self.images.shape[4]) if self.images.ndim == 5 else None
+
+    @property
+    def masks(self) -> bool:
+        """Whether `labels` give a class to every pixel."""
+        return self.labels.dtype == torch.uint8
 
     def subset(self, mask_or_index: Tensor) -> "ImageSet":
         """Keep the images a boolean mask or an integer index selects, and the patients that occur among them."""

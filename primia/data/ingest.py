@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from primia.config import Ingest
-from primia.data.decoding import RefusedFileError, bits_of, decode
+from primia.config import Ingest, Task
+from primia.data.accepting import Accepted, Meaning, accept, printable
+from primia.data.decoding import RefusedFileError
 from primia.data.image_folder import ImageFolder
-from primia.data.manifest import SPLITS, ManifestRow, write_manifest
-from primia.data.phantom_source import PhantomSource
-from primia.data.sources import Source, SourceImage
+from primia.data.manifest import ManifestRow, write_manifest
+from primia.data.masks import meaning_of
+from primia.data.nifti_folder import NiftiFolder
+from primia.data.phantom_source import LUNG_VALUE, PhantomSource
+from primia.data.sources import Source
 from primia.errors import DataError
 from primia.files import folder_in_progress, write_csv, write_json
 
@@ -36,22 +39,13 @@ class IngestSummary:
     fingerprint: str
 
 
-@dataclass(frozen=True)
-class _Accepted:
-    row: ManifestRow
-    pixels: bytes  # SHA-256 of the decoded picture
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.row.height, self.row.width, self.row.bits
-
-
 _Quarantine = list[tuple[str, str]]  # (file, reason); a labels file can name one path twice
 
 
 def ingest(
     settings: Ingest,
     *,
+    task: Task = "classification",
     hospitals: Sequence[str],
     target: Path,
     quarantine_path: Path = QUARANTINE,
@@ -59,19 +53,21 @@ def ingest(
 ) -> IngestSummary:
     """Check every image of the source and write manifest.csv, quarantine.csv, source.json and images/ to `target`.
 
-    The user's files are read and copied, never linked or changed. An earlier `target` stays as it was unless
-    everything succeeds; the same input gives the same bytes. `hospitals` are those the phantoms come from;
-    `on_progress` is called with the number of files checked so far.
+    For segmentation, images come with masks, which go to masks/, and source.json says under `label_values` which of
+    their values are which class. The user's files are read and copied, never linked or changed. An earlier `target`
+    stays as it was unless everything succeeds; the same input gives the same bytes. `hospitals` are those the phantoms
+    come from; `on_progress` is called with the number of files checked so far.
 
     Raises:
         DataError: the source cannot be read; more than `max_refused` files are refused (the complete list is
-            then in `quarantine_path`); a class has no image; a patient is at two hospitals, or in both training
-            and test while `overlap` is `refuse`; the disk is full.
+            then in `quarantine_path`); a class has no image; a patient is at two hospitals, has two volumes, or is in
+            both training and test while `overlap` is `refuse`; the disk is full.
     """
-    source = _open_source(settings, hospitals=hospitals, target=target)
+    source = _open_source(settings, task=task, hospitals=hospitals, target=target)
+    meaning = _meaning(settings) if task == "segmentation" else {}
     with folder_in_progress(target) as folder:
-        accepted, quarantine, seen = _check_files(source, settings, folder=folder, on_progress=on_progress)
-        if not settings.mixed_sizes:
+        accepted, quarantine, seen = _check_files(source, settings, meaning, folder=folder, on_progress=on_progress)
+        if not settings.mixed_sizes and settings.source != "nifti":  # volumes are brought to one spacing
             accepted = _quarantine_odd_sizes(accepted, quarantine)
         if len(quarantine) > settings.max_refused:
             raise _too_many_refused(source, settings, quarantine=quarantine, seen=seen, path=quarantine_path)
@@ -85,18 +81,20 @@ def ingest(
                 "ingest.overlap to drop_from_training to leave out their training images."
             )
         kept = [image for image in accepted if image.row.patient not in overlapping or image.row.split == "test"]
-        _check_classes((image.row for image in kept), settings=settings)
+        _check_classes(kept, settings=settings)
         summary = _summarise(source, kept, dropped=len(accepted) - len(kept), quarantined=len(quarantine))
-        _keep_only(folder, {folder / image.row.path for image in kept})
+        _keep_only(folder, {folder / path for image in kept for path in (image.row.path, image.row.mask)})
         write_manifest(folder / "manifest.csv", [image.row for image in kept])
         write_csv(folder / "quarantine.csv", ("file", "reason"), sorted(quarantine))
-        write_json(folder / "source.json", {"classes": settings.classes, **vars(summary)})
+        masks = {"label_values": meaning} if meaning else {}
+        write_json(folder / "source.json", {"classes": settings.classes, **vars(summary), **masks})
     return summary
 
 
-def _open_source(settings: Ingest, *, hospitals: Sequence[str], target: Path) -> Source:
+def _open_source(settings: Ingest, *, task: Task, hospitals: Sequence[str], target: Path) -> Source:
     if settings.source == "phantom":
-        return PhantomSource(settings.phantom, hospitals)
+        return PhantomSource(settings.phantom, hospitals, masks=task == "segmentation")
+    assert (settings.source == "nifti") == (task == "segmentation"), "primia.consistency sees to it"
     folder = Path(settings.folder)
     here, there = folder.resolve(), target.resolve()
     if here.is_relative_to(there) or there.is_relative_to(here):
@@ -104,68 +102,40 @@ def _open_source(settings: Ingest, *, hospitals: Sequence[str], target: Path) ->
             f"The data folder {folder} and {target}, which ingest replaces, lie within each other; move your images "
             "to a folder of their own and correct ingest.folder."
         )
-    return ImageFolder(folder, settings.labels_file, settings.columns)
+    kind = NiftiFolder if settings.source == "nifti" else ImageFolder
+    return kind(folder, settings.labels_file, settings.columns)
+
+
+def _meaning(settings: Ingest) -> Meaning:
+    if settings.source == "phantom":
+        return meaning_of(settings.classes, {settings.classes[1]: (LUNG_VALUE,)})
+    return meaning_of(settings.classes, settings.label_values)
 
 
 def _check_files(
-    source: Source, settings: Ingest, *, folder: Path, on_progress: Callable[[int], None] | None
-) -> tuple[list[_Accepted], _Quarantine, int]:
+    source: Source, settings: Ingest, meaning: Meaning, *, folder: Path, on_progress: Callable[[int], None] | None
+) -> tuple[list[Accepted], _Quarantine, int]:
     """Decode each file once and copy the very bytes that were checked."""
-    accepted: list[_Accepted] = []
+    accepted: list[Accepted] = []
     quarantine: _Quarantine = []
     seen = 0
     for seen, image in enumerate(source.images(), start=1):
         try:
-            content, one = _check(image, settings)
+            one, files = accept(image, settings, meaning)
         except RefusedFileError as refusal:
-            quarantine.append((_printable(image.file), str(refusal)))
+            quarantine.append((printable(image.file), str(refusal)))
         else:
-            path = folder / one.row.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            for name, content in files.items():
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
             accepted.append(one)
         if on_progress is not None:
             on_progress(seen)
     return sorted(accepted, key=lambda one: one.row.image), quarantine, seen
 
 
-def _check(image: SourceImage, settings: Ingest) -> tuple[bytes, _Accepted]:
-    if _printable(image.file) != image.file:
-        raise RefusedFileError("has a name that is not UTF-8")
-    content = image.read()
-    # Publishers write NORMAL where params.yaml says normal.
-    label = image.label.strip().lower()
-    if label not in settings.classes:
-        what = f"has the label {image.label!r}" if label else "lies in no class folder and has no label"
-        raise RefusedFileError(f"{what}; ingest.classes allows {', '.join(settings.classes)}")
-    if not image.patient:
-        raise RefusedFileError("names no patient")
-    split = SPLITS.get(image.split.lower(), "")
-    if not split and (image.split or (settings.labels_file and settings.columns.split)):
-        raise RefusedFileError(f"has the split {image.split!r}; allowed are {', '.join(SPLITS)}")
-    picture = decode(content)
-    row = ManifestRow(
-        image=image.file,
-        patient=image.patient,
-        label=label,
-        hospital=image.hospital,
-        split=split,
-        path=f"images/{image.file}",
-        sha256=hashlib.sha256(content).hexdigest(),
-        bytes=len(content),
-        height=picture.height,
-        width=picture.width,
-        bits=bits_of(picture),
-    )
-    pixels = hashlib.sha256(f"{picture.mode}{picture.size}".encode() + picture.tobytes())
-    return content, _Accepted(row, pixels.digest())
-
-
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _quarantine_odd_sizes(accepted: list[_Accepted], quarantine: _Quarantine) -> list[_Accepted]:
+def _quarantine_odd_sizes(accepted: list[Accepted], quarantine: _Quarantine) -> list[Accepted]:
     if not accepted:
         return accepted
     (usual, _), *_ = Counter(image.shape for image in accepted).most_common(1)
@@ -191,8 +161,8 @@ def _too_many_refused(source: Source, settings: Ingest, *, quarantine: _Quaranti
     )
 
 
-def _check_classes(rows: Iterable[ManifestRow], *, settings: Ingest) -> None:
-    present = {row.label for row in rows}
+def _check_classes(kept: Iterable[Accepted], *, settings: Ingest) -> None:
+    present = {name for image in kept for name in image.shows}
     for name in settings.classes:
         if name not in present:
             raise DataError(
@@ -218,7 +188,7 @@ def _overlapping_patients(rows: Iterable[ManifestRow]) -> set[str]:
     return {patient for patient, kind in kinds.items() if len(kind) == 2}
 
 
-def _summarise(source: Source, kept: Sequence[_Accepted], *, dropped: int, quarantined: int) -> IngestSummary:
+def _summarise(source: Source, kept: Sequence[Accepted], *, dropped: int, quarantined: int) -> IngestSummary:
     sums = sorted(image.row.sha256 for image in kept)
     return IngestSummary(
         source=source.describe(),
@@ -234,7 +204,7 @@ def _summarise(source: Source, kept: Sequence[_Accepted], *, dropped: int, quara
 
 def _keep_only(folder: Path, wanted: set[Path]) -> None:
     """Delete copies of images that were left out after they had been copied, and folders that became empty."""
-    for path in sorted((folder / "images").rglob("*"), reverse=True):  # children before their folder
+    for path in sorted((*folder.glob("images/**/*"), *folder.glob("masks/**/*")), reverse=True):  # children first
         if path.is_dir():
             if not any(path.iterdir()):
                 path.rmdir()

@@ -17,7 +17,8 @@ class ManifestRow:
     """One accepted image.
 
     `path` is relative to the manifest's folder; `split` is train, validation, test or empty; `hospital` may be
-    empty; `sha256` is over the file's bytes, of which there are `bytes`.
+    empty; `sha256` is over the file's bytes, of which there are `bytes`. An image with a mask has the mask's path and
+    sum instead of a label; a volume has `width`, `height` and `depth` voxels along its stored axes, a picture depth 0.
     """
 
     image: str
@@ -31,11 +32,20 @@ class ManifestRow:
     height: int
     width: int
     bits: int
+    depth: int = 0
+    mask: str = ""
+    mask_sha256: str = ""
+
+
+_OF_MASKS = ("depth", "mask", "mask_sha256")
 
 
 def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
-    """Write the rows in the given order."""
-    write_csv(path, [field.name for field in fields(ManifestRow)], (asdict(row).values() for row in rows))
+    """Write the rows in the given order; without masks, there are no columns for them."""
+    table = [asdict(row) for row in rows]
+    masked = any(row["mask"] for row in table)
+    names = [field.name for field in fields(ManifestRow) if masked or field.name not in _OF_MASKS]
+    write_csv(path, names, ([row[name] for name in names] for row in table))
 
 
 def read_manifest(path: Path) -> tuple[ManifestRow, ...]:
@@ -55,4 +65,6 @@ def read_manifest(path: Path) -> tuple[ManifestRow, ...]:
 
 def _row(line: dict[str, str]) -> ManifestRow:
     values: dict[str, Any] = {**line, **{name: int(line[name]) for name in ("bytes", "height", "width", "bits")}}
+    if "depth" in line:
+        values["depth"] = int(line["depth"])
     return ManifestRow(**values)

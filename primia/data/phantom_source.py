@@ -12,13 +12,16 @@ from PIL import Image
 from primia.config import Phantom
 from primia.data.sources import SourceImage
 
+LUNG_VALUE = 255  # of a pixel of the lungs in a mask file, which can so be looked at
+
 
 @dataclass(frozen=True)
 class PhantomSource:
-    """Synthetic chest X-rays of patients who never lived, spread over `hospitals`."""
+    """Synthetic chest X-rays of patients who never lived, spread over `hospitals`; with `masks`, of their lungs."""
 
     settings: Phantom
     hospitals: Sequence[str]
+    masks: bool = False
 
     @property
     def synthetic(self) -> bool:
@@ -40,12 +43,15 @@ class PhantomSource:
             hospitals=self.hospitals,
             seed=self.settings.seed,
         ):
+            file = f"{phantom.image_id}.png"
             yield SourceImage(
-                file=f"{phantom.image_id}.png",
-                label=phantom.label,
+                file=file,
+                label="" if self.masks else phantom.label,
                 patient=phantom.patient_id,
                 hospital=phantom.hospital,
                 read=partial(_png, phantom.pixels),
+                mask=file if self.masks else "",
+                read_mask=partial(_png, phantom.lung_mask * np.uint8(LUNG_VALUE)) if self.masks else None,
             )
 
 

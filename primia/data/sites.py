@@ -1,7 +1,8 @@
 """From accepted images to each hospital's training and validation sets and the central test set."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,27 @@ from primia.data.dealing import Patient, Place, deal, majority_class
 from primia.data.image_set import ImageSet, save_image_set
 from primia.data.manifest import ManifestRow, read_manifest
 from primia.data.origin import origin_of, write_origin
-from primia.data.preprocess import load_image
+from primia.data.samples import Sample, load_sample
 from primia.errors import DataError
-from primia.files import folder_in_progress, write_json
+from primia.files import folder_in_progress, read_json, write_json
+
+MOST_LOST = 0.01  # share of the structures' voxels that may lie outside of the images
+
+
+@dataclass(frozen=True)
+class Lost:
+    """How many voxels of structures there are at the wanted spacing, and how many of them are cut off."""
+
+    foreground: int = 0
+    lost: int = 0
+
+    def __add__(self, other: "Lost") -> "Lost":
+        return Lost(self.foreground + other.foreground, self.lost + other.lost)
+
+    @property
+    def share(self) -> float:
+        """In [0, 1]."""
+        return self.lost / max(self.foreground, 1)
 
 
 def build_site_sets(
@@ -28,54 +47,72 @@ def build_site_sets(
 ) -> dict[str, Any]:
     """Read what ingest wrote to `raw`; write `sites`/<hospital>/{train,validation}.safetensors and `test`.
 
-    Every hospital gets an origin.json, too, which says from which source its patients come. Both folders also get a
-    summary.json with the counts per hospital, split and class. Nothing of an earlier run changes unless everything
-    succeeds; the same input gives the same bytes. `on_progress` is called with the number of images done and of all
-    images.
+    Images with masks become sets of slices or volumes with a class for every pixel. Every hospital gets an origin.json,
+    too, which says from which source its patients come. Both folders also get a summary.json with the counts per
+    hospital, split and class. Nothing of an earlier run changes unless everything succeeds; the same input gives the
+    same bytes. `on_progress` is called with the number of files done and of all files.
 
     Returns:
         {"hospitals": {hospital: {split: counts}}, "test": counts}, where counts is {"images", "patients",
-        "images_by_class": {class: images}}.
+        "images_by_class": {class: images}}, or for masks {"images", "patients", "voxels_by_class": {class: voxels},
+        "foreground_lost": share of the structures' voxels that lie outside of the images}.
 
     Raises:
         DataError: the manifest or an image is missing or damaged, the patients cannot be dealt (see
-            `primia.data.dealing.deal`), or the disk is full.
+            `primia.data.dealing.deal`), more than 1 % of all structures would be cut off, or the disk is full.
     """
     rows = read_manifest(raw / "manifest.csv")
-    _check_labels(rows, classes=classes, raw=raw)
+    label_values = _label_values(raw, rows, classes=classes)
     origin = origin_of(raw, rows)
-    places = deal(_patients(rows, classes=classes), settings, classes=classes)
+    places = deal(_patients(rows, classes=classes), settings, classes=None if label_values else classes)
     by_place: dict[Place, list[ManifestRow]] = defaultdict(list)
     for row in rows:
         by_place[places[row.patient]].append(row)
-    done = 0
+    done, lost = 0, Lost()
 
-    def build(place: Place) -> ImageSet:
-        nonlocal done
-        members = by_place[place]
-        images = torch.empty((len(members), 1, settings.pixels, settings.pixels), dtype=torch.float16)
-        for i, row in enumerate(members):
-            images[i] = load_image(raw / row.path, pixels=settings.pixels)
+    def build(place: Place, path: Path) -> dict[str, Any]:
+        nonlocal done, lost
+        samples: list[Sample] = []
+        for row in by_place[place]:
+            samples.append(load_sample(row, settings, raw=raw, classes=classes, label_values=label_values))
             done += 1
             if on_progress is not None:
                 on_progress(done, len(rows))
-        return _image_set(images, members, classes=classes)
+        here = Lost(sum(sample.foreground for sample in samples), sum(sample.lost for sample in samples))
+        lost += here
+        image_set = _image_set(samples, by_place[place], classes=classes)
+        save_image_set(path, image_set)
+        return _counts(image_set, lost=here)
 
     with folder_in_progress(test) as test_folder, folder_in_progress(sites) as sites_folder:
         hospitals: dict[str, dict[str, Any]] = {name: {} for name in settings.hospitals}
         for hospital, counts in hospitals.items():
             for split in ("train", "validation"):
-                image_set = build(Place(hospital, split))
-                save_image_set(sites_folder / hospital / f"{split}.safetensors", image_set)
-                counts[split] = _counts(image_set)
+                counts[split] = build(Place(hospital, split), sites_folder / hospital / f"{split}.safetensors")
             write_origin(sites_folder / hospital, origin)
-        image_set = build(Place("", "test"))
-        save_image_set(test_folder / "test.safetensors", image_set)
-        summary = {"hospitals": hospitals, "test": _counts(image_set)}
-        about = {"classes": list(classes), "pixels": settings.pixels}
+        summary = {"hospitals": hospitals, "test": build(Place("", "test"), test_folder / "test.safetensors")}
+        _check_lost(lost, settings)
+        about: dict[str, Any] = {"classes": list(classes), "pixels": settings.pixels}
+        if settings.volume is not None:
+            about["volume"] = settings.volume.model_dump(mode="json")
         write_json(sites_folder / "summary.json", {**about, "hospitals": hospitals})
         write_json(test_folder / "summary.json", {**about, "test": summary["test"]})
     return summary
+
+
+def _label_values(raw: Path, rows: Sequence[ManifestRow], *, classes: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Which values of the mask files are which class, in the order of `classes`; empty where images have labels."""
+    if not all(row.mask for row in rows):
+        _check_labels(rows, classes=classes, raw=raw)
+        return {}
+    path = raw / "source.json"
+    told = read_json(path).get("label_values", {})
+    if set(told) != set(classes):
+        raise DataError(
+            f"{path} knows the structures {', '.join(told) or '(none)'}, but ingest.classes names "
+            f"{', '.join(classes)}; run the ingest stage again (dvc repro ingest)."
+        )
+    return {name: tuple(told[name]) for name in classes}
 
 
 def _check_labels(rows: Sequence[ManifestRow], *, classes: Sequence[str], raw: Path) -> None:
@@ -94,7 +131,7 @@ def _patients(rows: Sequence[ManifestRow], *, classes: Sequence[str]) -> list[Pa
     return [
         Patient(
             name=name,
-            label=majority_class(classes.index(row.label) for row in images),
+            label=0 if images[0].mask else majority_class(classes.index(row.label) for row in images),
             hospital=next((row.hospital for row in images if row.hospital), ""),
             in_test=any(row.split == "test" for row in images),
         )
@@ -102,23 +139,34 @@ def _patients(rows: Sequence[ManifestRow], *, classes: Sequence[str]) -> list[Pa
     ]
 
 
-def _image_set(images: torch.Tensor, rows: Sequence[ManifestRow], *, classes: Sequence[str]) -> ImageSet:
+def _image_set(samples: Sequence[Sample], rows: Sequence[ManifestRow], *, classes: Sequence[str]) -> ImageSet:
     patients = sorted({row.patient for row in rows})
     number = {name: i for i, name in enumerate(patients)}
+    of_images = [number[row.patient] for row, sample in zip(rows, samples, strict=True) for _ in sample.image_ids]
     return ImageSet(
-        images=images,
-        labels=torch.tensor([classes.index(row.label) for row in rows], dtype=torch.int64),
-        patients=torch.tensor([number[row.patient] for row in rows], dtype=torch.int64),
-        image_ids=tuple(row.image for row in rows),
+        images=torch.cat([sample.images for sample in samples]),
+        labels=torch.cat([sample.labels for sample in samples]),
+        patients=torch.tensor(of_images, dtype=torch.int64),
+        image_ids=tuple(name for sample in samples for name in sample.image_ids),
         patient_ids=tuple(patients),
         classes=tuple(classes),
     )
 
 
-def _counts(image_set: ImageSet) -> dict[str, Any]:
-    images = Counter(image_set.labels.tolist())
-    return {
-        "images": len(image_set),
-        "patients": len(image_set.patient_ids),
-        "images_by_class": {name: images[i] for i, name in enumerate(image_set.classes)},
-    }
+def _counts(image_set: ImageSet, *, lost: Lost) -> dict[str, Any]:
+    found = torch.bincount(image_set.labels.flatten(), minlength=len(image_set.classes)).tolist()
+    by_class = dict(zip(image_set.classes, found, strict=True))
+    about = {"images": len(image_set), "patients": len(image_set.patient_ids)}
+    if not image_set.masks:
+        return {**about, "images_by_class": by_class}
+    return {**about, "voxels_by_class": by_class, "foreground_lost": lost.share}
+
+
+def _check_lost(lost: Lost, settings: Preprocess) -> None:
+    if settings.volume is None or lost.share <= MOST_LOST:
+        return
+    depth = "" if settings.volume.depth is None else f", preprocess.volume.depth ({settings.volume.depth})"
+    raise DataError(
+        f"{lost.share:.1%} of the voxels in structures would be cut off; raise preprocess.pixels ({settings.pixels})"
+        f"{depth} or preprocess.volume.spacing ({list(settings.volume.spacing)})."
+    )

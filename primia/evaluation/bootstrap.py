@@ -109,3 +109,36 @@ def _calibration_error(probabilities: Floats, correct: NDArray[np.bool_], weight
     bins = confidence_bins(probabilities)
     gaps_in_bins = np.eye(bins.max() + 1)[bins] * gap[:, None]  # (images, bins)
     return np.asarray(np.abs(weights @ gaps_in_bins).sum(axis=1) / weights.sum(axis=1), dtype=np.float64)
+
+
+def resampled_means(values: Floats, *, resamples: int, seed: int) -> Floats:
+    """Mean over patients of every column in every resample of patients, (resamples, columns).
+
+    Args:
+        values: (patients, columns); NaN says nothing about a patient, and does not count.
+        resamples: how many times patients are drawn, with replacement.
+        seed: of the draws; equal seeds and numbers of patients give equal draws.
+    """
+    patients = len(values)
+    times = np.random.default_rng(seed).multinomial(patients, np.full(patients, 1 / patients), size=resamples)
+    there = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a resample has nobody who counts: NaN, left out by the caller
+        means = (times @ np.where(there, values, 0.0)) / (times @ there)
+    return np.asarray(means, dtype=np.float64)
+
+
+def mean_intervals(values: Floats, *, resamples: int, seed: int, confidence: float = 0.95) -> list[dict[str, float]]:
+    """Value and ends of the percentile interval of the mean over all columns, and of that of each column.
+
+    Args:
+        values: (patients, columns), as for `resampled_means`; every column holds a number.
+        resamples: see there.
+        seed: see there.
+        confidence: probability mass between the ends, in (0, 1).
+    """
+    means, tail = resampled_means(values, resamples=resamples, seed=seed), (1 - confidence) / 2
+    exact, told = np.nanmean(values, axis=0), []
+    for value, drawn in [(exact.mean(), means.mean(axis=1)), *zip(exact, means.T, strict=True)]:
+        low, high = np.nanquantile(drawn, [tail, 1 - tail])
+        told.append({"value": float(value), "low": float(low), "high": float(high)})
+    return told

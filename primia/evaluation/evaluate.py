@@ -1,130 +1,39 @@
-"""A released model on the test patients: figures with 95 % intervals, and the files that carry them."""
+"""A released model on the test patients, whatever it answers: classes of images or masks of structures."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
-
-from primia import files
 from primia.config import Evaluation
 from primia.data.image_set import ImageSet
-from primia.errors import DataError
-from primia.evaluation import metrics
-from primia.evaluation.bootstrap import bootstrap_intervals
-from primia.evaluation.metrics import Floats, Ints
+from primia.evaluation.classified import judge_classes
+from primia.evaluation.common import require_fit
+from primia.evaluation.metrics import Floats
+from primia.evaluation.segmented import judge_masks
 from primia.models.released import ReleasedModel
 
 
-@dataclass(frozen=True)
-class EvaluationResult:
-    """What the model answered and how good that was; `figures` is the content of metrics.json."""
+class Judgement(Protocol):
+    """What a model is worth on the test patients; `figures` is the content of metrics.json."""
 
-    figures: dict[str, Any]
-    probabilities: Floats  # (images, classes), rows sum to one
-    labels: Ints  # (images,)
-    classes: tuple[str, ...]
-    patients: Ints  # (images,), a number for each patient
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Every figure, with 95 % intervals where there are some."""
+
+    @property
+    def answers(self) -> Floats:
+        """What models can be compared by: (images, classes) probabilities, or (patients, structures) Dice."""
 
     def write(self, folder: Path) -> None:
-        """Write metrics.json and the CSV files of the plots; `folder` is replaced as a whole or not at all."""
-        actual = [self.classes[label] for label in self.labels]
-        predicted = [self.classes[label] for label in metrics.predictions(self.probabilities)]
-        curves = metrics.roc_curves(self.probabilities, self.labels, classes=self.classes)
-        bins = [asdict(b) for b in metrics.calibration_bins(self.probabilities, self.labels)]
-        with files.folder_in_progress(folder) as progress:
-            files.write_json(progress / "metrics.json", self.figures)
-            files.write_csv(progress / "confusion.csv", ["actual", "predicted"], zip(actual, predicted, strict=True))
-            files.write_csv(
-                progress / "roc.csv",
-                ["class", "fpr", "tpr"],
-                ((name, fpr, tpr) for name, c in curves.items() for fpr, tpr in zip(c.fpr, c.tpr, strict=True)),
-            )
-            files.write_csv(progress / "calibration.csv", list(bins[0]), (b.values() for b in bins))
-            files.write_csv(
-                progress / "predictions.csv",
-                # Numbers, not names: these files travel with the model, and a file name may hold a name.
-                ["image", "patient", "actual", *self.classes],
-                (
-                    (image, patient, label, *(f"{probability:.9g}" for probability in row))
-                    for image, (patient, label, row) in enumerate(
-                        zip(self.patients, actual, self.probabilities, strict=True)
-                    )
-                ),
-            )
+        """Write metrics.json and what the pictures are made of; `folder` is replaced as a whole or not at all."""
 
 
-def evaluate(model: ReleasedModel, test: ImageSet, *, settings: Evaluation) -> EvaluationResult:
+def evaluate(model: ReleasedModel, test: ImageSet, *, settings: Evaluation) -> Judgement:
     """Judge `model` on the test patients.
 
     Raises:
         DataError: the test set is empty, lacks a class, has other classes or sizes than the model, or the model
             answers with something that is not a number.
     """
-    _require_fit(model, test)
-    probabilities = model.probabilities(test.images).double().cpu().numpy()
-    if not np.isfinite(probabilities).all():
-        raise DataError(
-            f"The model of round {model.round} answers with values that are not numbers: its training diverged; "
-            "lower the learning rate in params.yaml and train again."
-        )
-    probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)  # float32 sums are off by 1e-7
-    labels, patients = test.labels.numpy(), test.patients.numpy()
-    return EvaluationResult(
-        figures={
-            **_figures(probabilities, labels, patients, classes=model.classes, settings=settings),
-            "images": len(test),
-            "patients": len(np.unique(patients)),
-            "classes": list(model.classes),
-            "images_per_class": dict(zip(model.classes, np.bincount(labels).tolist(), strict=True)),
-            "majority_accuracy": metrics.majority_accuracy(labels),
-            "bootstrap": settings.bootstrap,
-            "model_digest": model.digest(),
-        },
-        probabilities=probabilities,
-        labels=labels,
-        classes=model.classes,
-        patients=patients,
-    )
-
-
-def _require_fit(model: ReleasedModel, test: ImageSet) -> None:
-    if len(test) == 0:
-        raise DataError("The test set holds no image; raise preprocess.test_fraction and run dvc repro.")
-    if test.classes != model.classes:
-        raise DataError(
-            f"The test set's classes are {', '.join(test.classes)} but the model answers in the order "
-            f"{', '.join(model.classes)}; run dvc repro so that both come from the same ingest.classes."
-        )
-    if test.pixels != model.pixels:
-        raise DataError(
-            f"The test images have {test.pixels} pixels a side but the model was trained on {model.pixels}; "
-            "run dvc repro so that both come from the same preprocess.pixels."
-        )
-    metrics.require_every_class(test.labels.numpy(), test.classes)
-
-
-def _figures(
-    probabilities: Floats, labels: Ints, patients: Ints, *, classes: Sequence[str], settings: Evaluation
-) -> dict[str, Any]:
-    ends = bootstrap_intervals(probabilities, labels, patients, resamples=settings.bootstrap, seed=settings.seed)
-    values = {
-        "mcc": metrics.mcc(probabilities, labels),
-        "accuracy": metrics.accuracy(probabilities, labels),
-        "auc": metrics.auc(probabilities, labels, classes=classes),
-        "brier": metrics.brier(probabilities, labels),
-        "calibration_error": metrics.calibration_error(probabilities, labels),
-    }
-    figures: dict[str, Any] = {
-        name: {"value": value, "low": float(ends[name][0]), "high": float(ends[name][1])}
-        for name, value in values.items()
-    }
-    low, high = ends["recall"]
-    figures["recall"] = {
-        name: {"value": float(value), "low": float(low[c]), "high": float(high[c])}
-        for c, (name, value) in enumerate(
-            zip(classes, metrics.recall(probabilities, labels, classes=classes), strict=True)
-        )
-    }
-    return figures
+    require_fit(model, test)
+    judge = judge_masks if model.segments else judge_classes
+    return judge(model, test, settings=settings)

@@ -26,14 +26,15 @@ from primia.secagg.session import Purpose, Session
 class RoundRecord:
     """One round that was trained and validated, also if it was undone: pooled validation figures, and its cost.
 
-    `epsilon` is that of the plan so far, without repetitions, for a curve; 0 without differential privacy, with which
-    there is no `validation_loss`. `clipped_fraction` is that of all weight changes; `bytes_up_per_site` is the
-    mean over the `participants` of the training.
+    `validation_score` is the MCC, or of masks, which have no accuracy, the mean Dice. `epsilon` is that of the plan so
+    far, without repetitions, for a curve; 0 without differential privacy, with which there is no `validation_loss`.
+    `clipped_fraction` is that of all weight changes; `bytes_up_per_site` is the mean over the `participants` of the
+    training.
     """
 
     round: int
-    validation_mcc: float
-    validation_accuracy: float
+    validation_score: float
+    validation_accuracy: float | None
     validation_loss: float | None
     epsilon: float
     clipped_fraction: float

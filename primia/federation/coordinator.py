@@ -28,7 +28,6 @@ from primia.federation.summed_validation import check_validation, evaluate_layou
 from primia.federation.vectors import words_to_bytes
 from primia.federation.verdict import judged, reason_to_stop
 from primia.federation.weights import Floats, head_vector, load_head, vector_digest
-from primia.models.networks import build_network
 from primia.models.released import ReleasedModel
 from primia.secagg.countersigned import Countersigned
 from primia.secagg.session import Session
@@ -41,7 +40,7 @@ log = logging.getLogger(__name__)
 class FederationResult:
     """A finished run.
 
-    `model` is that of the round which the plan releases, the last or the best by validation MCC. `digest` is the
+    `model` is that of the round which the plan releases, the last or the best by validation score. `digest` is the
     SHA-256 of the global weights after the last round; `stopped` says why the run ended before its last round, or is
     None.
     `ledgers` are the sites' own words about the privacy they spent; one that could not be reached has none.
@@ -105,13 +104,7 @@ class Coordinator:
         self._on_round, self._on_result = on_round, on_result
         teacher = None if lesson is None else lesson.teacher
         self._cohort = Cohort(plan, channel=channel, folder=folder, deadline_s=deadline_s, teacher=teacher)
-        self._network = build_network(
-            plan.model.architecture,
-            classes=len(plan.classes),
-            pixels=plan.pixels,
-            seed=plan.model.seed,
-            weight_standardisation=plan.model.weight_standardisation,
-        )
+        self._network = plan.network()
 
     def run(self) -> FederationResult:
         """Run all rounds that are left, and release the model.
@@ -185,7 +178,8 @@ class Coordinator:
         if self._lesson is not None:
             return self._lesson.start
         plan = self._plan
-        return head_vector(initial_network(plan.model, plan.training, classes=plan.classes, pixels=plan.pixels).head)
+        network = initial_network(plan.model, plan.training, classes=plan.classes, pixels=plan.pixels, depth=plan.depth)
+        return head_vector(network.head)
 
     def _train(self, progress: Progress) -> Progress:
         started, before, round = time.monotonic(), self._channel.bytes_received(), progress.trained + 1
@@ -288,7 +282,7 @@ class Coordinator:
         figures = validation(tally.totals)
         record = RoundRecord(
             round=round,
-            validation_mcc=figures.mcc,
+            validation_score=figures.score,
             validation_accuracy=figures.accuracy,
             validation_loss=figures.loss,
             epsilon=epsilon_so_far(plan, rounds=round),
@@ -299,26 +293,17 @@ class Coordinator:
         )
         after = judged(plan, progress, record)
         if after.undone:
-            log.warning("round %d is undone: its validation MCC is %.3f", round, figures.mcc)
+            log.warning("round %d is undone: its validation score is %.3f", round, figures.score)
         self._folder.journal.add(replace(tally.record, outcome="rolled_back" if after.undone else "finished"))
         return after
 
     def _result(self, progress: Progress, stopped: str | None) -> FederationResult:
         ledgers = self._cohort.ledgers()
         load_head(self._network.head, progress.released)
-        self._network.eval()
+        mean, std = progress.statistics.mean, progress.statistics.std
         return FederationResult(
             plan=self._plan,
-            model=ReleasedModel(
-                network=self._network,
-                architecture=self._plan.model.architecture,
-                weight_standardisation=self._plan.model.weight_standardisation,
-                classes=self._plan.classes,
-                pixels=self._plan.pixels,
-                mean=progress.statistics.mean,
-                std=progress.statistics.std,
-                round=progress.released_round,
-            ),
+            model=self._plan.released(self._network, mean=mean, std=std, round=progress.released_round),
             records=progress.records,
             sessions=self._folder.journal.records(),
             ledgers=ledgers,

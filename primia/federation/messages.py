@@ -9,7 +9,7 @@ from primia.secagg.session import Session
 from primia.secagg.shamir import SHARE_BYTES
 from primia.secagg.sharing import SEALED_BYTES, Sealed
 
-PROTOCOL: Final = 4
+PROTOCOL: Final = 5
 MAX_VECTOR_BYTES = 1 << 29  # 134 million parameters
 MAX_MESSAGE_BYTES = MAX_VECTOR_BYTES + (1 << 20)
 MAX_LEDGER_CHARACTERS = 1 << 24
@@ -38,7 +38,7 @@ class Message(BaseModel):
 class Describe(Message):
     """Who are you? Asked once, before there is a plan."""
 
-    protocol: Literal[4] = PROTOCOL
+    protocol: Literal[5] = PROTOCOL
 
 
 class Join(Message):
@@ -124,7 +124,7 @@ class Train(Message):
 
 
 class Evaluate(Message):
-    """Send the masked confusion counts and loss of the given model on the validation images."""
+    """Send the masked confusion counts, or overlaps, and loss of the given model on the validation images."""
 
     session: Session
     plan: Digest
@@ -166,13 +166,17 @@ class ReadLedger(Message):
 
 
 class Description(Message):
-    """A site's public facts; `data` is a keyed hash of its files, comparable only with itself."""
+    """A site's public facts; `data` is a keyed hash of its files, comparable only with itself.
+
+    `depth` is the number of slices of an image that is a volume, None for flat images.
+    """
 
     name: Name
     identity: Key
     data: Digest
     classes: Annotated[tuple[str, ...], Field(max_length=32)]
     pixels: int
+    depth: int | None = None
 
 
 class Joined(Message):

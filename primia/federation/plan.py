@@ -7,9 +7,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from primia.config import Model, Params, SecureAggregation, Server, Training
+from primia.config import Model, Params, SecureAggregation, Server, Training, Volume
+from primia.consistency import SEGMENTING
 from primia.errors import ConfigError, ProtocolError
 from primia.federation.messages import Description, Digest, Name
+from primia.models.networks import Network, build_network
+from primia.models.released import ReleasedModel
 from primia.privacy.accounting import Release, noise_multiplier_for
 from primia.privacy.shares import NoiseShare, share_plan
 from primia.secagg.quantise import Quantiser
@@ -95,16 +98,17 @@ class StudentPlan(_Part):
 class Plan(_Part):
     """Everything that decides the result of a run, in order that each site can check it before it takes part.
 
-    `threshold` is the number of hospitals that must stay to the end of every sum. `student` is there if the run teaches
-    a student instead of training a model on labels.
+    `threshold` is the number of hospitals that must stay to the end of every sum. `volume` says how images come from
+    volumes, if they do. `student` is there if the run teaches a student instead of training a model on labels.
     """
 
-    protocol: Literal[4] = 4
+    protocol: Literal[5] = 5
     run: RunName
     hospitals: dict[Name, Hospital] = Field(min_length=1, max_length=100)
     threshold: int = Field(ge=1, le=100)
     classes: tuple[str, ...] = Field(min_length=2)
     pixels: int = Field(ge=1)
+    volume: Volume | None = None
     synthetic: bool
     model: Model
     rounds: int = Field(ge=1)
@@ -132,6 +136,41 @@ class Plan(_Part):
             if self.privacy.curious >= self.threshold:
                 raise ValueError("distributed noise needs an honest hospital in every sum")
         return self
+
+    @property
+    def segments(self) -> bool:
+        """Whether the model marks structures instead of naming one class of an image."""
+        return self.model.architecture in SEGMENTING
+
+    @property
+    def depth(self) -> int | None:
+        """Slices of an image that is a volume; None for flat images."""
+        return None if self.volume is None else self.volume.depth
+
+    def network(self) -> Network:
+        """The network with the weights it is drawn with."""
+        return build_network(
+            self.model.architecture,
+            classes=len(self.classes),
+            pixels=self.pixels,
+            depth=self.depth,
+            seed=self.model.seed,
+            weight_standardisation=self.model.weight_standardisation,
+        )
+
+    def released(self, network: Network, *, mean: float, std: float, round: int) -> ReleasedModel:
+        """`network`, with weights of this plan, as it leaves the federation; see `ReleasedModel`."""
+        return ReleasedModel(
+            network=network.eval(),
+            architecture=self.model.architecture,
+            weight_standardisation=self.model.weight_standardisation,
+            classes=self.classes,
+            pixels=self.pixels,
+            volume=self.volume,
+            mean=mean,
+            std=std,
+            round=round,
+        )
 
     @property
     def masked(self) -> bool:
@@ -267,11 +306,9 @@ def draft_plan(
         ConfigError: a site answers under another name or was prepared with other classes or pixels.
     """
     for name, described in descriptions.items():
-        if (described.name, described.classes, described.pixels) != (
-            name,
-            params.ingest.classes,
-            params.preprocess.pixels,
-        ):
+        depth = None if params.preprocess.volume is None else params.preprocess.volume.depth
+        said = (described.name, described.classes, described.pixels, described.depth)
+        if said != (name, params.ingest.classes, params.preprocess.pixels, depth):
             raise ConfigError(
                 f"Hospital {name} holds {described.pixels}-pixel images of {', '.join(described.classes)} as "
                 f"{described.name}, which is not what params.yaml says; run the preprocess stage again."
@@ -282,6 +319,7 @@ def draft_plan(
         hospitals={name: hospitals[name] for name in params.preprocess.hospitals if name in hospitals},
         classes=params.ingest.classes,
         pixels=params.preprocess.pixels,
+        volume=params.preprocess.volume,
         synthetic=params.ingest.source == "phantom",
         model=params.model,
         threshold=threshold(len(hospitals)),

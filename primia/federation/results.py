@@ -38,7 +38,7 @@ def write_results(folder: Path, result: FederationResult) -> None:
         folder / "metrics.json",
         {
             "released_round": released.round,
-            "validation_mcc": released.validation_mcc,
+            "validation_score": released.validation_score,
             "validation_accuracy": released.validation_accuracy,
             "rounds": len(rows),
             "seconds": result.seconds,

@@ -93,6 +93,7 @@ class Site:
                     data=self._data,
                     classes=self._train.classes,
                     pixels=self._train.pixels,
+                    depth=self._train.depth,
                 )
             case m.Join():
                 return self._join(read_plan(request.plan), teacher=request.teacher)
@@ -121,8 +122,11 @@ class Site:
         mine = plan.hospitals.get(self.name)
         if mine is None or mine.identity != self._identity.public.hex() or mine.data != self._data:
             raise SiteRefusal(f"The plan does not name {self.name} with its present identity and data.")
-        if plan.classes != self._train.classes or plan.pixels != self._train.pixels:
-            raise SiteRefusal("The plan has other classes or another image size than this hospital's images.")
+        mine_has = (self._train.classes, self._train.pixels, self._train.depth, self._train.masks)
+        if mine_has != (plan.classes, plan.pixels, plan.depth, plan.segments):
+            raise SiteRefusal(
+                "The plan has other classes, another task or another image size than this hospital's images."
+            )
         if plan.synthetic and not self._account.synthetic:
             raise SiteRefusal(
                 "The plan takes all images for phantoms, but this hospital's show patients; correct ingest.source, and "

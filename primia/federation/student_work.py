@@ -11,7 +11,6 @@ from primia.errors import ProtocolError
 from primia.federation.plan import Plan
 from primia.federation.weights import Floats, head_vector, load_head, vector_digest
 from primia.federation.work import LocalResult, local_seed
-from primia.models.networks import build_network
 from primia.models.polynomial import PolynomialNetwork
 from primia.models.released import ReleasedModel
 from primia.models.students import build_student, fold_normalisation
@@ -134,25 +133,10 @@ def student_network(*, pixels: int, classes: int) -> PolynomialNetwork:
 
 def _checked_teacher(plan: Plan, weights: Floats) -> ReleasedModel:
     assert plan.student is not None
-    network = build_network(
-        plan.model.architecture,
-        classes=len(plan.classes),
-        pixels=plan.pixels,
-        seed=plan.model.seed,
-        weight_standardisation=plan.model.weight_standardisation,
-    )
+    network = plan.network()
     if len(weights) == len(head_vector(network.head)):
         load_head(network.head, weights)
-        teacher = ReleasedModel(
-            network=network.eval(),
-            architecture=plan.model.architecture,
-            weight_standardisation=plan.model.weight_standardisation,
-            classes=plan.classes,
-            pixels=plan.pixels,
-            mean=plan.student.teacher_mean,
-            std=plan.student.teacher_std,
-            round=0,
-        )
+        teacher = plan.released(network, mean=plan.student.teacher_mean, std=plan.student.teacher_std, round=0)
         if hmac.compare_digest(teacher.digest(), plan.student.teacher):
             return teacher
     raise ProtocolError("The weights of the teacher do not match its digest or architecture in the plan.")

@@ -22,6 +22,7 @@ from primia.training.objective import balanced_weights
 
 _MOMENT_STEPS = 2**12
 _SMALLEST_STD = 1e-3
+_NONE = np.zeros(0, dtype=np.int64)
 _MOST_IMAGES = 10**7  # of all hospitals together; masks that do not cancel give far more
 
 
@@ -45,8 +46,8 @@ def statistics_values(plan: Plan, images: Tensor, labels: Tensor, patients: Tens
 
     Args:
         plan: of the run.
-        images: (images, 1, pixels, pixels) in [0, 1].
-        labels: (images,) int64.
+        images: (images, 1, *spatial) in [0, 1].
+        labels: (images,) int64; masks, which no class weights are for, are not looked at.
         patients: (images,) int64, equal for images of one patient.
         noise: of differential privacy; unused without it.
     """
@@ -57,12 +58,11 @@ def statistics_values(plan: Plan, images: Tensor, labels: Tensor, patients: Tens
         exact = torch.stack([weights.sum(), weights @ mean, weights @ square]).numpy()
         limit = share_of_signed_word(len(plan.hospitals))
         return {"moments": _noisy_moments(plan).release(exact, limit=limit, noise=noise)}
-    counts = np.bincount(labels.numpy(), minlength=len(plan.classes))
     return {
         "images": len(images),
         "mean": round(float(mean.sum()) * _MOMENT_STEPS),
         "square": round(float(square.sum()) * _MOMENT_STEPS),
-        "labels": counts if plan.training.class_weights else np.zeros(0, dtype=np.int64),
+        "labels": np.bincount(labels.numpy(), minlength=len(plan.classes)) if plan.training.class_weights else _NONE,
     }
 
 

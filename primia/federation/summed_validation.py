@@ -1,4 +1,7 @@
-"""The sums of a validation: who was taken for what at all hospitals together, and the loss."""
+"""The sums of a validation: who was taken for what at all hospitals together, and the loss.
+
+Those of a segmentation are in `primia.federation.summed_dice`.
+"""
 
 import math
 from dataclasses import dataclass
@@ -11,6 +14,7 @@ from torch import Tensor
 from primia.errors import FederationError
 from primia.federation.plan import Plan
 from primia.federation.summed_changes import LARGEST_LOSS, LOSS_STEPS
+from primia.federation.summed_dice import check_dice, dice_layout, dice_values, read_dice
 from primia.federation.sums import Totals, Values, impossible, most_patients
 from primia.privacy.noise import NoiseSource
 from primia.privacy.patient_sums import STEPS, NoisySum, weights_of
@@ -26,6 +30,8 @@ def evaluate_layout(plan: Plan) -> Layout:
     With differential privacy patients are counted instead of images, and there is no loss, which has no bound per
     patient that would leave much of it.
     """
+    if plan.segments:
+        return dice_layout(plan)
     cells, hospitals = len(plan.classes) ** 2, len(plan.hospitals)
     if plan.privacy is not None:
         return Layout((Part("confusion", cells, share_of_signed_word(hospitals), signed=True),))
@@ -38,14 +44,16 @@ def evaluate_values(plan: Plan, logits: Tensor, labels: Tensor, patients: Tensor
 
     Args:
         plan: of the run.
-        logits: (images, classes).
-        labels: (images,) int64.
+        logits: (images, classes), or of masks (images, classes, *spatial).
+        labels: (images,) int64, or masks (images, *spatial) uint8.
         patients: (images,) int64, equal for images of one patient.
         noise: of differential privacy; unused without it.
     """
     classes = logits.shape[1]
     # No image may make the difference between an answer and an error.
     logits = torch.nan_to_num(logits.to(torch.float64), nan=0.0, posinf=_LARGEST_LOGIT, neginf=-_LARGEST_LOGIT)
+    if plan.segments:
+        return dice_values(plan, logits, labels, patients, noise=noise)
     cells = (labels * classes + logits.argmax(dim=1)).numpy()
     if plan.privacy is not None:
         exact = np.bincount(cells, weights=weights_of(patients).numpy(), minlength=classes**2).astype(np.float64)
@@ -66,15 +74,22 @@ def _noisy_confusion(plan: Plan) -> NoisySum:
 
 @dataclass(frozen=True)
 class Validation:
-    """Figures over the validation images of all sites together; `loss` is None with differential privacy."""
+    """Figures over the validation images of all sites together.
 
-    mcc: float
-    accuracy: float
+    `score` is the MCC in [-1, 1], or of masks the mean Dice over patients and structures in [0, 1]. `accuracy` is None
+    for masks, and `loss` with differential privacy.
+    """
+
+    score: float
+    accuracy: float | None
     loss: float | None
 
 
 def validation(totals: Totals) -> Validation:
-    """Read the unmasked validation counts; what noise made negative counts as nothing."""
+    """Read the unmasked validation sums; what noise made negative counts as nothing."""
+    if "confusion" not in totals:
+        score, loss = read_dice(totals)
+        return Validation(score=score, accuracy=None, loss=loss)
     counts = np.maximum(totals["confusion"], 0)
     classes = math.isqrt(len(counts))
     confusion = counts.reshape(classes, classes)
@@ -84,7 +99,7 @@ def validation(totals: Totals) -> Validation:
             "No hospital holds a validation image; raise preprocess.validation_fraction and run that stage again."
         )
     return Validation(
-        mcc=mcc_of_confusion(confusion),
+        score=mcc_of_confusion(confusion),
         accuracy=int(np.trace(confusion)) / total,
         loss=int(totals["loss"][0]) / LOSS_STEPS / total if "loss" in totals else None,
     )
@@ -105,6 +120,9 @@ def mcc_of_confusion(confusion: NDArray[np.int64]) -> float:
 
 def check_validation(plan: Plan, totals: Totals, *, sites: int) -> None:
     """Raise `FederationError` for validation counts that `sites` honest sites cannot have."""
+    if plan.segments:
+        check_dice(plan, totals, sites=sites)
+        return
     confusion = totals["confusion"]
     if plan.privacy is not None:
         spread = _noisy_confusion(plan).spread(sites) + sites

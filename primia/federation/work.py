@@ -13,7 +13,7 @@ from primia.data.image_set import ImageSet
 from primia.federation.local_normalisation import LocalNormalisation, normalisation_weights
 from primia.federation.plan import Plan
 from primia.federation.weights import Floats, head_vector, joined_by_name, load_head
-from primia.models.networks import build_network
+from primia.models.networks import at_a_time
 from primia.privacy.noise import NoiseSource
 from primia.secagg.quantise import within_norm
 from primia.training.objective import learning_rate_of
@@ -58,13 +58,7 @@ class LocalWork:
         torch.set_num_threads(plan.training.threads)
         self._plan, self._name = plan, name
         self._train, self._validation = train, validation
-        self._network = build_network(
-            plan.model.architecture,
-            classes=len(plan.classes),
-            pixels=plan.pixels,
-            seed=plan.model.seed,
-            weight_standardisation=plan.model.weight_standardisation,
-        )
+        self._network = plan.network()
         self.parameters = len(head_vector(self._network.head))
         self._standard: tuple[float, float] | None = None
         self._inputs: dict[str, Tensor] = {}
@@ -140,6 +134,7 @@ class LocalWork:
                 noise=noise,
             ),
             clip_norm=privacy.clip_norm,
+            loss=self._plan.training.loss,
             precision=self._plan.training.precision,
         )
         return joined_by_name(gradient).astype(np.float64)
@@ -154,6 +149,7 @@ class LocalWork:
                 head,
                 inputs=inputs,
                 labels=self._train.labels,
+                loss=settings.loss,
                 epochs=settings.local_epochs,
                 steps=settings.local_steps,
                 batch_size=settings.batch_size,
@@ -171,6 +167,7 @@ class LocalWork:
             inputs=inputs,
             labels=self._train.labels,
             patients=self._train.patients,
+            loss=settings.loss,
             clip_norm=plan.privacy.clip_norm,
             noise_multiplier=plan.privacy.noise_multiplier,
             sampling_rate=plan.privacy.sampling_rate,
@@ -188,13 +185,13 @@ class LocalWork:
         return learning_rate_of(base, self._plan.training.schedule, round=round, rounds=self._plan.rounds)
 
     def validate(self, model: Floats, *, mean: float, std: float) -> Tensor:
-        """Logits of `model` on the validation images, (images, classes) float32."""
+        """Logits of `model` on the validation images, (images, classes, ...) float32."""
         head = self._network.head
         load_head(head, model)
         head.eval()
         inputs = self._features("validation", mean=mean, std=std)
         with torch.no_grad():
-            return torch.cat([head(batch).to(torch.float32) for batch in torch.split(inputs, _BATCH)])
+            return torch.cat([head(batch.float()).float() for batch in torch.split(inputs, at_a_time(inputs, _BATCH))])
 
     def _features(self, split: str, *, mean: float, std: float) -> Tensor:
         if self._standard != (mean, std):
@@ -205,7 +202,7 @@ class LocalWork:
                 self._inputs[split] = torch.cat(
                     [
                         self._network.front((batch.to(torch.float32) - mean) / std)
-                        for batch in torch.split(images, _BATCH)
+                        for batch in torch.split(images, at_a_time(images, _BATCH))
                     ]
                 )
         return self._inputs[split]

@@ -10,9 +10,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from primia.config import Volume
+from primia.consistency import SEGMENTING
 from primia.errors import ConfigError, DataError
 from primia.files import folder_in_progress, read_json, write_json
-from primia.models.networks import Classifier, build_network
+from primia.models.networks import Network, at_a_time, build_network
 
 _BATCH = 64
 
@@ -21,10 +23,11 @@ _BATCH = 64
 class ReleasedModel:
     """What leaves the federation: a network with its class order and the statistics of its input.
 
-    `mean` and `std` standardise an image in [0, 1]; `round` is the federation's round the weights come from.
+    `mean` and `std` standardise an image in [0, 1]; `round` is the federation's round the weights come from. `volume`
+    says how images are made of a volume, None for a model of pictures.
     """
 
-    network: Classifier
+    network: Network
     architecture: str
     classes: tuple[str, ...]
     pixels: int
@@ -32,30 +35,47 @@ class ReleasedModel:
     std: float
     round: int
     weight_standardisation: bool = False
+    volume: Volume | None = None
+
+    @property
+    def segments(self) -> bool:
+        """Whether the model gives every pixel a class, instead of one class to an image."""
+        return self.architecture in SEGMENTING
+
+    @property
+    def depth(self) -> int | None:
+        """Slices of an image that is a volume; None for flat images."""
+        return None if self.volume is None else self.volume.depth
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an image without its channel: (pixels, pixels) or (pixels, pixels, depth)."""
+        return (self.pixels, self.pixels) if self.depth is None else (self.pixels, self.pixels, self.depth)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits (n, classes) float32 of images (n, 1, pixels, pixels) in [0, 1] of any float type."""
-        assert images.shape[1:] == (1, self.pixels, self.pixels), tuple(images.shape)
+        """Logits of images (n, 1, *shape) in [0, 1] of any float type: (n, classes), of pixels (n, classes, *shape)."""
+        assert images.shape[1:] == (1, *self.shape), tuple(images.shape)
         was_training = self.network.training
         self.network.eval()
         try:
             with torch.no_grad():
                 answers = [
-                    self.network((batch.float() - self.mean) / self.std) for batch in torch.split(images, _BATCH)
+                    self.network((batch.float() - self.mean) / self.std)
+                    for batch in torch.split(images, at_a_time(images, _BATCH))
                 ]
         finally:
             self.network.train(was_training)
         return torch.cat(answers)
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Class probabilities (n, classes) float32 of images as for `logits`."""
+        """Class probabilities of images, float32, both as for `logits`."""
         return torch.softmax(self.logits(images), dim=1)
 
     def digest(self) -> str:
         """SHA-256 over everything that decides an answer; the round that the weights come from does not.
 
-        Architecture, classes in their order, size and statistics of the input, then the head's weights: names in order,
-        shapes, and float32 values, little-endian.
+        Architecture, classes in their order, size, statistics and preparation of the input, then the head's weights:
+        names in order, shapes, and float32 values, little-endian.
         """
         said = (
             self.architecture,
@@ -64,6 +84,7 @@ class ReleasedModel:
             int(self.pixels),
             float(self.mean),
             float(self.std),
+            None if self.volume is None else self.volume.model_dump_json(),
         )
         digest = hashlib.sha256(repr(said).encode())
         for name, weight in sorted(_head_weights(self.network).items()):
@@ -82,6 +103,7 @@ class _Card(BaseModel):
     weight_standardisation: bool = False
     classes: tuple[str, ...] = Field(min_length=2)
     pixels: int = Field(ge=1)
+    volume: Volume | None = None
     mean: float = Field(allow_inf_nan=False)
     std: float = Field(gt=0.0, allow_inf_nan=False)
     round: int = Field(ge=0)
@@ -97,6 +119,7 @@ def save_model(folder: Path, model: ReleasedModel) -> None:
         weight_standardisation=model.weight_standardisation,
         classes=model.classes,
         pixels=model.pixels,
+        volume=model.volume,
         mean=model.mean,
         std=model.std,
         round=model.round,
@@ -129,6 +152,7 @@ def load_model(folder: Path, *, classes: Sequence[str] | None = None) -> Release
             card.architecture,
             classes=len(card.classes),
             pixels=card.pixels,
+            depth=None if card.volume is None else card.volume.depth,
             seed=0,
             weight_standardisation=card.weight_standardisation,
         )
@@ -156,6 +180,7 @@ def load_model(folder: Path, *, classes: Sequence[str] | None = None) -> Release
         weight_standardisation=card.weight_standardisation,
         classes=card.classes,
         pixels=card.pixels,
+        volume=card.volume,
         mean=card.mean,
         std=card.std,
         round=card.round,
@@ -165,7 +190,7 @@ def load_model(folder: Path, *, classes: Sequence[str] | None = None) -> Release
     return model
 
 
-def _head_weights(network: Classifier) -> dict[str, Tensor]:
+def _head_weights(network: Network) -> dict[str, Tensor]:
     """The head's weights by name, contiguous float32 copies on the CPU."""
     return {
         name: weight.detach().to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)

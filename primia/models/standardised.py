@@ -7,10 +7,10 @@ from torch.nn import functional
 SMALLEST_NORM = 1e-4  # of a centred filter; initial ones are near 1
 
 
-class StandardisedConv2d(nn.Conv2d):
+class StandardisedConvolution(nn.Module):
     """A convolution whose filters are brought to mean 0 and norm 1 before use: g(w) = (w − w̄) / ‖w − w̄‖ per filter.
 
-    It is `functional.conv2d` with the weight `g(w)`, so that a gradient u for g(w) becomes a gradient for w by a linear
+    It is a plain convolution with the weight `g(w)`, so that a gradient u for g(w) becomes a gradient for w by a linear
     map that depends on no patient: `primia.training.patient_gradients.Standardised`.
 
     Private training clips what it releases: the gradients for the raw weights w, each patient's after the pull-back.
@@ -21,10 +21,7 @@ class StandardisedConv2d(nn.Conv2d):
     norm nor the sum needs a patient's gradient pulled back.
     """
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Maps (n, inputs, h, w) to (n, outputs, h', w')."""
-        answer: Tensor = self._conv_forward(maps, self.standardised(), self.bias)
-        return answer
+    weight: Tensor
 
     def standardised(self) -> Tensor:
         """g(w), in the shape of the weight; a gradient flows through it."""
@@ -41,5 +38,23 @@ class StandardisedConv2d(nn.Conv2d):
         """
         raw = self.weight.flatten(1)
         lengths = torch.linalg.vector_norm(raw - raw.mean(dim=1, keepdim=True), dim=1)
-        wanted = (lengths > SMALLEST_NORM).view(-1, 1, 1, 1)
+        wanted = (lengths > SMALLEST_NORM).view(-1, *[1] * (self.weight.dim() - 1))
         return torch.where(wanted, self.standardised(), 0.0), lengths.clamp_min(SMALLEST_NORM)
+
+
+class StandardisedConv2d(nn.Conv2d, StandardisedConvolution):
+    """Of images."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (n, inputs, h, w) to (n, outputs, h', w')."""
+        answer: Tensor = self._conv_forward(maps, self.standardised(), self.bias)
+        return answer
+
+
+class StandardisedConv3d(nn.Conv3d, StandardisedConvolution):
+    """Of volumes."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (n, inputs, x, y, z) to (n, outputs, x', y', z')."""
+        answer: Tensor = self._conv_forward(maps, self.standardised(), self.bias)
+        return answer

@@ -3,6 +3,7 @@
 import base64
 import csv
 import html
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from primia import files
 from primia.errors import ConfigError, DataError
-from primia.report import attack_plots, plots
+from primia.report import attack_plots, mask_plots, plots
 from primia.report.card import render_card
 from primia.review.gates import FILES, collect_facts
 
@@ -80,22 +81,38 @@ def _draw(results: Path, facts: Mapping[str, Any], folder: Path) -> set[str]:
     plots.draw_rounds(
         folder / "rounds.png",
         _rows(results / "federation/rounds.csv"),
+        score="Dice" if facts["params"]["task"] == "segmentation" else "MCC",
         released_round=federation["released_round"],
         target_epsilon=target_epsilon,
     )
-    plots.draw_roc(folder / "roc.png", _rows(evaluation / "roc.csv"))
-    plots.draw_confusion(
-        folder / "confusion.png", _rows(evaluation / "confusion.csv"), classes=facts["evaluation"]["classes"]
-    )
-    plots.draw_calibration(folder / "calibration.png", _rows(evaluation / "calibration.csv"))
+    if facts["params"]["task"] == "segmentation":
+        _draw_masks(evaluation, folder)
+    else:
+        plots.draw_roc(folder / "roc.png", _rows(evaluation / "roc.csv"))
+        plots.draw_confusion(
+            folder / "confusion.png", _rows(evaluation / "confusion.csv"), classes=facts["evaluation"]["classes"]
+        )
+        plots.draw_calibration(folder / "calibration.png", _rows(evaluation / "calibration.csv"))
     if facts["comparison"]["enabled"]:
         plots.draw_comparison(folder / "comparison.png", facts["comparison"])
-    plots.draw_logits(folder / "logits.png", _rows(results / "encryption/logits.csv"))
+    if facts["encryption"]["enabled"]:
+        plots.draw_logits(folder / "logits.png", _rows(results / "encryption/logits.csv"))
     if target_epsilon is not None:
         spent = {name: site["epsilon"] for name, site in privacy["per_site"].items()}
         plots.draw_epsilon(folder / "epsilon.png", spent, target_epsilon=target_epsilon)
     _draw_attacks(results / "attack", facts["attack"]["attacks"], folder)
     return {path.stem for path in folder.iterdir()}
+
+
+def _draw_masks(evaluation: Path, folder: Path) -> None:
+    from safetensors import safe_open
+
+    mask_plots.draw_dice(folder / "dice.png", _rows(evaluation / "patients.csv"))
+    _require((evaluation / "pictures.safetensors").exists(), evaluation / "pictures.safetensors")
+    with safe_open(evaluation / "pictures.safetensors", framework="numpy") as stream:
+        shown = json.loads(stream.metadata()["shown"])
+        pictures = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (no mapping)
+    mask_plots.draw_overlays(folder / "overlays.png", shown, pictures)
 
 
 def _draw_attacks(results: Path, attacks: Sequence[Mapping[str, Any]], folder: Path) -> None:

@@ -12,17 +12,22 @@ import numpy as np
 from primia.report.canvas import COLOURS, INK, LIMIT, QUIET, Row, canvas, column, distinct
 
 
-def draw_rounds(path: Path, rounds: Sequence[Row], *, released_round: int, target_epsilon: float | None) -> None:
-    """Validation MCC, and below it ε spent so far against its target (None: without differential privacy)."""
-    number, mcc = column(rounds, "round"), column(rounds, "validation_mcc")
+def draw_rounds(
+    path: Path, rounds: Sequence[Row], *, score: str, released_round: int, target_epsilon: float | None
+) -> None:
+    """Validation score, and below it ε spent so far against its target (None: without differential privacy).
+
+    `score` names it: MCC, or Dice of masks.
+    """
+    number, reached = column(rounds, "round"), column(rounds, "validation_score")
     with canvas(path, size=(6.4, 2.6 if target_epsilon is None else 4.4)) as figure:
         axes = figure.subplots(1 if target_epsilon is None else 2, 1, sharex=True, squeeze=False)[:, 0]
-        axes[0].plot(number, mcc, marker="o", markersize=4)
+        axes[0].plot(number, reached, marker="o", markersize=4)
         released = number == released_round
         axes[0].plot(
-            number[released], mcc[released], "o", markersize=9, fillstyle="none", color=INK, label="released round"
+            number[released], reached[released], "o", markersize=9, fillstyle="none", color=INK, label="released round"
         )
-        axes[0].set(title="Validation MCC after each round", ylabel="MCC")
+        axes[0].set(title=f"Validation {score} after each round", ylabel=score)
         axes[0].legend(loc="lower right")
         if target_epsilon is not None:
             axes[1].plot(number, column(rounds, "epsilon"), marker="o", markersize=4, color=COLOURS[1])
@@ -114,23 +119,24 @@ def draw_logits(path: Path, logits: Sequence[Row]) -> None:
 
 
 def draw_comparison(path: Path, comparison: Mapping[str, Any]) -> None:
-    """MCC of every arm with the single seeds as dots, and the paired differences; `comparison` is comparison.json."""
-    arms, differences = comparison["arms"], comparison["differences"]
+    """The deciding figure of every arm, seeds as dots, and its paired differences; `comparison` is comparison.json."""
+    arms, differences, figure_name = comparison["arms"], comparison["differences"], comparison["figures"][0]
+    said = figure_name.upper() if figure_name == "mcc" else figure_name.capitalize()
     rows = max(len(arms), len(differences))
     with canvas(path, size=(9.6, 1.4 + 0.36 * rows)) as figure:
         left, right = figure.subplots(1, 2)
-        _draw_intervals(left, [arm["mcc"] for arm in arms], names=[arm["label"] for arm in arms])
+        _draw_intervals(left, [arm[figure_name] for arm in arms], names=[arm["label"] for arm in arms])
         for place, arm in enumerate(arms):
-            seeds = arm["mcc_by_seed"]
+            seeds = arm["by_seed"]
             left.plot(seeds, [place] * len(seeds), ".", markersize=4, color=QUIET, zorder=3)
         _draw_intervals(
             right,
-            [difference["mcc"] for difference in differences],
+            [difference[figure_name] for difference in differences],
             names=[difference["label"].replace(" − ", "\n− ") for difference in differences],
         )
         right.axvline(0, color=QUIET, linestyle=":")
-        left.set(title="MCC on the same test patients", xlabel="MCC")
-        right.set(title="Paired differences", xlabel="difference of MCC")
+        left.set(title=f"{said} on the same test patients", xlabel=said)
+        right.set(title="Paired differences", xlabel=f"difference of {said}")
 
 
 def _draw_intervals(axes: Any, figures: Sequence[Mapping[str, float]], *, names: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -48,10 +48,14 @@ class _Strict(BaseModel):
 
 
 class Gate(_Strict):
-    """A rule on the fact under a dotted `key`; every rule that is given must hold."""
+    """A rule on the fact under a dotted `key`; every rule that is given must hold.
+
+    With a `task` the gate is for models of that task only.
+    """
 
     key: Key
     why: str
+    task: Literal["classification", "segmentation"] | None = None
     min: int | float | None = None
     max: int | float | None = None
     equals: Scalar | list[Scalar] | None = None
@@ -124,9 +128,14 @@ def load_profile(path: Path, name: str) -> Profile:
 def check_gates(profile: Profile, facts: Mapping[str, Any]) -> list[GateResult]:
     """Hold `facts` (see `collect_facts`) against every gate of `profile`, in its order.
 
-    A fact that is missing or of the wrong kind fails its gate.
+    A fact that is missing or of the wrong kind fails its gate. Without a task among the facts every gate is asked.
     """
-    return [_check(name, gate, facts) for name, gate in profile.gates.items()]
+    task = facts.get("params", {}).get("task")
+    return [
+        _check(name, gate, facts)
+        for name, gate in profile.gates.items()
+        if gate.task is None or task is None or gate.task == task
+    ]
 
 
 def _check(name: str, gate: Gate, facts: Mapping[str, Any]) -> GateResult:

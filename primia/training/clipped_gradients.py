@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from primia.training.layers import recording_layers
+from primia.training.objective import row_losses
 from primia.training.patient_gradients import PatientGradients
 from primia.training.recording import RecordingLayer
 
@@ -22,17 +22,25 @@ _SLACK = {"float32": 2.0**-19, "bfloat16": 2.0**-8}
 
 
 def clipped_sum(
-    head: nn.Module, *, rows: Tensor, labels: Tensor, clip_norm: float, views: int = 1, precision: str = "float32"
+    head: nn.Module,
+    *,
+    rows: Tensor,
+    labels: Tensor,
+    clip_norm: float,
+    views: int = 1,
+    precision: str = "float32",
+    loss: str = "cross_entropy",
 ) -> dict[str, Tensor]:
-    """Each patient's gradient of the mean cross-entropy of its rows, clipped to an L2 norm over all weights, summed.
+    """Each patient's gradient of the mean loss of its rows, clipped to an L2 norm over all weights, summed.
 
     Args:
-        head: left as it was; its layers with parameters must be nn.Linear, nn.Conv2d or nn.GroupNorm.
+        head: left as it was; its layers with parameters must be nn.Linear, nn.Conv2d, nn.Conv3d or nn.GroupNorm.
         rows: (patients * views, ...) float32, the views of a patient one after another.
-        labels: (patients * views,) int64.
+        labels: (patients * views,), or masks (patients * views, *spatial), of integers.
         clip_norm: > 0; may be infinite.
         views: rows of each patient, ≥ 1; their mean gradient is clipped (augmentation multiplicity, De et al. 2022).
         precision: `float32`, or `bfloat16` for mixed precision.
+        loss: of each row, see `primia.training.objective.row_losses`.
 
     Returns:
         By parameter name, float32, in the parameters' shapes. Each patient's contribution is at most `clip_norm` long,
@@ -48,8 +56,8 @@ def clipped_sum(
     with _in_place_of_forward(head, layers):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
             logits = head(rows).float()
-        loss = functional.cross_entropy(logits, labels, reduction="sum") / views
-        torch.autograd.grad(loss, anchor, allow_unused=True)
+        total_loss = row_losses(logits, labels.long(), loss).sum() / views
+        torch.autograd.grad(total_loss, anchor, allow_unused=True)
     recorded = {
         f"{at}.{name}" if at else name: gradients
         for at, layer in layers.items()

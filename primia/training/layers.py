@@ -1,14 +1,14 @@
 """The layers whose gradients can be had patient by patient."""
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from primia.errors import PrivacyError
-from primia.models.standardised import StandardisedConv2d
+from primia.models.standardised import StandardisedConv2d, StandardisedConv3d
 from primia.training.patient_gradients import Standardised, Written
 from primia.training.recording import RecordingLayer
 
@@ -31,30 +31,38 @@ class _Linear(RecordingLayer):
 
 class _Convolution(RecordingLayer):
     def forward(self, rows: Tensor) -> tuple[Tensor, ...]:
-        at = self.module
         weight = self._laid_out(self._filters().to(self.dtype))
         rows = self._laid_out(rows.to(self.dtype))
-        return functional.conv2d(rows, weight, self._bias(), at.stride, at.padding, at.dilation), rows, weight
+        return torch.convolution(rows, weight, self._bias(), *self._geometry()), rows, weight
 
     def backward(self, gradient: Tensor, saved: tuple[Tensor, ...], *, rows_too: bool) -> Tensor | None:
         rows, weight = saved
-        at = self.module
-        outputs = gradient.permute(0, 2, 3, 1).flatten(1, 2)
-        patches = partial(_patches, at=at, places=gradient.shape[2:])
-        self._record_product(rows, outputs, inputs_of=patches, d=weight[0].numel())
-        if not rows_too:
-            return None
-        geometry = (at.stride, at.padding, at.dilation, False, (0, 0), 1)
-        wanted = (True, False, False)
-        return cast(Tensor, _convolution_backward(gradient, rows, weight, None, *geometry, wanted)[0])
+
+        def backward_of(part: slice, wanted: tuple[bool, bool, bool]) -> tuple[Tensor, ...]:
+            answer: tuple[Tensor, ...] = _convolution_backward(
+                gradient[part], rows[part], weight, None, *self._geometry(), wanted
+            )
+            return answer
+
+        def product(part: slice) -> Tensor:
+            return backward_of(part, (False, True, False))[1].movedim(1, -1).flatten(1)
+
+        outputs = gradient.movedim(1, -1).flatten(1, -2)
+        patches = partial(_patches, at=self.module, places=gradient.shape[2:])
+        self._record_product(rows, outputs, inputs_of=patches, d=weight[0].numel(), product=product)
+        return backward_of(slice(None), (True, False, False))[0] if rows_too else None
 
     def shaped(self, weight: Tensor) -> Tensor:
-        _, c, high, wide = self.module.weight.shape
-        return weight.view(*weight.shape[:-1], high, wide, c).movedim(-1, -3)
+        _, c, *sides = self.module.weight.shape
+        return weight.view(*weight.shape[:-1], *sides, c).movedim(-1, -1 - len(sides))
 
     def _filters(self) -> Tensor:
         filters: Tensor = self.module.weight.detach()
         return filters
+
+    def _geometry(self) -> tuple[Any, ...]:
+        at = self.module
+        return at.stride, at.padding, at.dilation, False, (0,) * len(at.kernel_size), 1
 
 
 class _StandardisedConvolution(_Convolution):
@@ -104,13 +112,15 @@ class _GroupNorm(RecordingLayer):
 
 
 def _patches(rows: Tensor, *, at: Any, places: torch.Size) -> Tensor:
-    """What each place of a convolution's output sees: rows (n, c, h, w) to (n, places, kernel height * width * c)."""
-    n, c, high, wide = rows.shape
-    (above, left), (down, right), (apart, aside) = at.padding, at.stride, at.dilation
-    padded = rows.new_zeros(n, high + 2 * above, wide + 2 * left, c)
-    padded[:, above : above + high, left : left + wide] = rows.permute(0, 2, 3, 1)
-    row, line, column, channel = padded.stride()
-    strides = (row, down * line, right * column, apart * line, aside * column, channel)
+    """What each place of a convolution's output sees: rows (n, c, *sides) to (n, places, kernel's places * c)."""
+    n, c, *sides = rows.shape
+    padded = rows.new_zeros(n, *(side + 2 * edge for side, edge in zip(sides, at.padding, strict=True)), c)
+    inner = (slice(edge, edge + side) for side, edge in zip(sides, at.padding, strict=True))
+    padded[:, *inner] = rows.movedim(1, -1)
+    row, *lines, channel = padded.stride()
+    to_the_next = [step * line for step, line in zip(at.stride, lines, strict=True)]
+    apart = [step * line for step, line in zip(at.dilation, lines, strict=True)]
+    strides = (row, *to_the_next, *apart, channel)
     windows = padded.as_strided((n, *places, *at.kernel_size, c), strides)
     return windows.reshape(n, places.numel(), -1)
 
@@ -118,7 +128,9 @@ def _patches(rows: Tensor, *, at: Any, places: torch.Size) -> Tensor:
 _KINDS: dict[type[nn.Module], type[RecordingLayer]] = {
     nn.Linear: _Linear,
     nn.Conv2d: _Convolution,
+    nn.Conv3d: _Convolution,
     StandardisedConv2d: _StandardisedConvolution,
+    StandardisedConv3d: _StandardisedConvolution,
     nn.GroupNorm: _GroupNorm,
 }
 
@@ -159,13 +171,13 @@ def recording_layers(head: nn.Module, *, views: int, dtype: torch.dtype, anchor:
             if kind is None or not _plain(module):
                 raise PrivacyError(
                     f"{told} has parameters whose gradient cannot be had patient by patient; use nn.Linear, "
-                    "nn.Conv2d with one group and zeros as padding, its width in numbers, or nn.GroupNorm."
+                    "nn.Conv2d or nn.Conv3d with one group and zeros as padding, its width in numbers, or nn.GroupNorm."
                 )
             layers[name] = kind(module, views=views, dtype=dtype, anchor=anchor)
     return layers
 
 
 def _plain(module: nn.Module) -> bool:
-    if not isinstance(module, nn.Conv2d):
+    if not isinstance(module, nn.Conv2d | nn.Conv3d):
         return True
     return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)

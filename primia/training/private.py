@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from primia.privacy.noise import NoiseSource
+from primia.training.augment import Change, changed
 from primia.training.clipped_gradients import clip_and_add, clipped_sum
 from primia.training.patient_gradients import Written
 
@@ -15,6 +16,9 @@ from primia.training.patient_gradients import Written
 _MOST_ROWS = 64
 # Gradient values that are written out at a time, 1 GiB in float32: of a ResNet-18 those of 24 patients.
 _MOST_VALUES = 2**28
+# Pixels with a label of their own at a time: a network that segments holds dozens of maps as large
+# as its images, so that these are about 1 GiB.
+_MOST_PIXELS = 2**18
 _GRID_BITS = 20  # of the noise's deviation that are released
 
 
@@ -34,7 +38,8 @@ def train_private(
     proximal: float = 0.0,
     precision: str = "float32",
     views: int = 1,
-    augment: Callable[[Tensor], Tensor] | None = None,
+    augment: Change | None = None,
+    loss: str = "cross_entropy",
     release: Callable[..., dict[str, Tensor]] | None = None,
 ) -> None:
     """DP-SGD (Abadi et al. 2016, algorithm 1) over patients: `head` is trained in place.
@@ -44,9 +49,9 @@ def train_private(
     `clip_norm`; what is spent is `Release(sampling_rate, noise_multiplier, steps)`.
 
     Args:
-        head: the learned part of a `Classifier`; its modules must treat each sample on its own.
+        head: the learned part of a `Network`; its modules must treat each sample on its own.
         inputs: (images, ...) what the front makes of the standardised images.
-        labels: (images,) int64.
+        labels: (images,), or masks (images, *spatial), of integers.
         patients: (images,) int64, equal for images of one patient.
         clip_norm: largest L2 norm of one patient's gradient over all weights, > 0.
         noise_multiplier: standard deviation of the noise in units of `clip_norm`, ≥ 0 (0 protects nobody).
@@ -62,7 +67,9 @@ def train_private(
         views: how many images are drawn of each drawn patient, ≥ 1, the same ones perhaps more than once; the mean
             gradient of a patient's views is clipped, so they cost no privacy (augmentation multiplicity, De et al.
             2022, over a patient's images as well).
-        augment: maps a batch of `inputs` to one of the same shape, each row changed at random on its own.
+        augment: changes each row of a batch at random on its own: maps inputs to inputs, or with masks inputs and masks
+            to both.
+        loss: of `primia.training.objective.LOSSES`.
         release: of a step's gradient, in place of `private_gradient` and called like it, as where noise is in shares.
 
     Raises:
@@ -83,6 +90,7 @@ def train_private(
             noise=noise,
             precision=precision,
             augment=augment,
+            loss=loss,
         )
         with torch.no_grad():
             for name, value in gradient.items():
@@ -102,24 +110,26 @@ def private_gradient(
     expected_batch: float,
     noise: NoiseSource,
     precision: str = "float32",
-    augment: Callable[[Tensor], Tensor] | None = None,
+    augment: Change | None = None,
+    loss: str = "cross_entropy",
 ) -> dict[str, Tensor]:
-    """Release one noisy gradient of the cross-entropy: clip per patient, sum, add noise, divide.
+    """Release one noisy gradient of the loss: clip per patient, sum, add noise, divide.
 
-    Noise of standard deviation `noise_multiplier * clip_norm` is
-    added to every coordinate of the sum, also when no patient was drawn.
+    Noise of standard deviation `noise_multiplier * clip_norm` is added to every coordinate of the sum, also when no
+    patient was drawn.
 
     Args:
-        head: the learned part of a `Classifier`; left as it was.
+        head: the learned part of a `Network`; left as it was.
         inputs: (images, ...) what the front makes of the standardised images.
-        labels: (images,) int64.
+        labels: (images,), or masks (images, *spatial), of integers.
         patients_drawn: image indices of each drawn patient, (patients, views), or one of each, (patients,).
         clip_norm: largest L2 norm of one patient's gradient over all weights, > 0.
         noise_multiplier: ≥ 0; 0 is for attacks on an undefended model and adds nothing.
         expected_batch: what the sum is divided by, > 0, never the number of patients drawn.
         noise: of the noise.
-        precision: as in `train_private`, like `augment`.
+        precision: as in `train_private`, like `augment` and `loss`.
         augment: of the views.
+        loss: of each image.
 
     Returns:
         Gradient by parameter name, float32, in the parameters' shapes.
@@ -136,6 +146,7 @@ def private_gradient(
         clip_norm=clip_norm,
         augment=augment,
         precision=precision,
+        loss=loss,
     )
     for value in gradient.values():
         if noise_multiplier > 0:
@@ -197,10 +208,13 @@ def clip_and_sum(samples: dict[str, Tensor], *, clip_norm: float) -> dict[str, T
     return clip_and_add({name: Written(sample) for name, sample in samples.items()}, clip_norm=clip_norm)
 
 
-def rows_at_a_time(head: nn.Module) -> int:
-    """How many images go through `head` at a time, so that memory stays bounded; the sum is the same up to rounding."""
+def rows_at_a_time(head: nn.Module, *, pixels: int = 1) -> int:
+    """How many images go through `head` at a time, so that memory stays bounded; the sum is the same up to rounding.
+
+    `pixels` is how many labels an image has: 1, or one per pixel.
+    """
     parameters = sum(weight.numel() for weight in head.parameters())
-    return max(1, min(_MOST_ROWS, _MOST_VALUES // max(1, parameters)))
+    return max(1, min(_MOST_ROWS, _MOST_VALUES // max(1, parameters), _MOST_PIXELS // max(1, pixels)))
 
 
 def clipped_gradient_sum(
@@ -211,7 +225,8 @@ def clipped_gradient_sum(
     patients_drawn: Tensor | Sequence[Tensor],
     clip_norm: float,
     precision: str = "float32",
-    augment: Callable[[Tensor], Tensor] | None = None,
+    augment: Change | None = None,
+    loss: str = "cross_entropy",
 ) -> dict[str, Tensor]:
     """Sum of the clipped gradients of the patients drawn, without noise: private only if noise is added elsewhere.
 
@@ -220,17 +235,18 @@ def clipped_gradient_sum(
     assert clip_norm > 0
     drawn = torch.as_tensor(patients_drawn, dtype=torch.int64)
     drawn = drawn.view(len(drawn), -1) if len(drawn) else drawn.view(0, 1)
-    views = drawn.shape[1]
+    views, rows_fit = drawn.shape[1], rows_at_a_time(head, pixels=math.prod(labels.shape[1:]))
     total: dict[str, Tensor] = {}
-    for part in torch.split(drawn, max(1, rows_at_a_time(head) // views)):
+    for part in torch.split(drawn, max(1, rows_fit // views)):
         if len(part) == 0:
             continue
         images = part.flatten()
-        rows = inputs[images].float()
+        rows, truth = changed(augment, inputs[images].float(), labels[images])
         clipped = clipped_sum(
             head,
-            rows=rows if augment is None else augment(rows),
-            labels=labels[images],
+            rows=rows,
+            labels=truth,
+            loss=loss,
             clip_norm=clip_norm,
             views=views,
             precision=precision,

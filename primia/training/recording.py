@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from primia.errors import PrivacyError
 from primia.training.patient_gradients import AT_A_TIME, Factored, PatientGradients, Written, better_factored
 
+# From so many places of a patient's maps on, laying out what each sees takes longer than calling PyTorch per patient.
+_MANY_PLACES = 1024
+
 
 class RecordingLayer(ABC):
     """Takes the place of a module's forward; its backward pass records gradients and adds up none of them.
@@ -59,8 +62,19 @@ class RecordingLayer(ABC):
         mixed = self.dtype == torch.bfloat16 and rows.dim() == 4
         return rows.contiguous(memory_format=torch.channels_last) if mixed else rows
 
-    def _record_product(self, rows: Tensor, outputs: Tensor, *, inputs_of: Callable[[Tensor], Tensor], d: int) -> None:
-        """A weight, and a bias where there is one, at gradients of outputs (n, t, p) and inputs_of(rows), (n, t, d)."""
+    def _record_product(
+        self,
+        rows: Tensor,
+        outputs: Tensor,
+        *,
+        inputs_of: Callable[[Tensor], Tensor],
+        d: int,
+        product: Callable[[slice], Tensor] | None = None,
+    ) -> None:
+        """A weight, and a bias where there is one, at gradients of outputs (n, t, p) and inputs_of(rows), (n, t, d).
+
+        `product` is a layer's own way to the sum of outputsᵀ·inputs over some rows, (p, d), which lays out no inputs.
+        """
         n, t, p = outputs.shape
         patients, t = n // self.views, t * self.views
         outputs = outputs.reshape(patients, t, p)
@@ -71,11 +85,15 @@ class RecordingLayer(ABC):
             self.recorded["weight"] = Factored(inputs, outputs.float(), rounded=self.dtype == torch.bfloat16)
             return
         values = outputs.new_empty(patients, p, d)
-        some = max(1, AT_A_TIME // (t * d))
-        for first in range(0, patients, some):
-            part = slice(first, first + some)
-            inputs = inputs_of(rows[first * self.views : (first + some) * self.views]).reshape(-1, t, d)
-            torch.bmm(outputs[part].mT, inputs, out=values[part])
+        if product is not None and t >= _MANY_PLACES:
+            for patient in range(patients):
+                values[patient] = product(slice(patient * self.views, (patient + 1) * self.views))
+        else:
+            some = max(1, AT_A_TIME // (t * d))
+            for first in range(0, patients, some):
+                part = slice(first, first + some)
+                inputs = inputs_of(rows[first * self.views : (first + some) * self.views]).reshape(-1, t, d)
+                torch.bmm(outputs[part].mT, inputs, out=values[part])
         self.recorded["weight"] = Written(values)
 
 

@@ -29,9 +29,10 @@ def test_all_contenders_are_measured_and_told_in_one_line(capsys, model, dtype):
     assert f"plain {told['plain_runs']}" in tried
 
 
+@pytest.mark.parametrize("model", ["convnet", "monet"])
 @pytest.mark.parametrize("mode", MODES)
-def test_opacus_computes_the_same_sum(mode):
-    head, rows, labels = scene("convnet", size=16, batch=4, seed=0)
+def test_opacus_computes_the_same_sum(mode, model):
+    head, rows, labels = scene(model, size=16, batch=4, seed=0)
     theirs = opacus_gradient(mode, head, rows=rows, labels=labels, clip_norm=1.0, bfloat16=False)
     ours = clipped_sum(head, rows=rows, labels=labels, clip_norm=1.0)
     for _ in range(2):  # nothing is left over from the first time

@@ -65,7 +65,7 @@ def test_every_arm_is_trained_with_every_seed_and_beats_guessing(compared):
     for by_seed in comparison.outcomes.values():
         assert sorted(by_seed) == [1, 2]
         for outcome in by_seed.values():
-            assert mcc(outcome.probabilities, comparison.labels) > 0.1
+            assert mcc(outcome.answers, comparison.labels) > 0.1
             assert 1 <= outcome.round <= 2 and outcome.epsilon is None
 
 
@@ -73,12 +73,12 @@ def test_masks_change_nothing_at_all(compared):
     comparison, _, _ = compared
     for seed in (1, 2):
         in_clear, masked = (comparison.outcomes[arm][seed] for arm in ("federated_clear", "federated"))
-        assert (in_clear.probabilities == masked.probabilities).all()
+        assert (in_clear.answers == masked.answers).all()
 
 
 def test_seeds_and_arms_give_different_models(compared):
     comparison, _, _ = compared
-    answers = [comparison.outcomes[arm][seed].probabilities for arm in ("centralised", "federated") for seed in (1, 2)]
+    answers = [comparison.outcomes[arm][seed].answers for arm in ("centralised", "federated") for seed in (1, 2)]
     assert all((one != other).any() for place, one in enumerate(answers) for other in answers[:place])
 
 
@@ -100,7 +100,7 @@ def test_a_resumed_arm_ends_where_an_uninterrupted_one_does(params_with, places,
     one_seed = params_with(federation__rounds=2, comparison__enabled=True, comparison__seeds=[2])
     again, _ = run(one_seed, places, tmp_path)
     for arm, by_seed in again.outcomes.items():
-        np.testing.assert_array_equal(by_seed[2].probabilities, compared[0].outcomes[arm][2].probabilities)
+        np.testing.assert_array_equal(by_seed[2].answers, compared[0].outcomes[arm][2].answers)
 
 
 def test_other_images_do_not_go_on_where_earlier_ones_stopped(params, places, begun):

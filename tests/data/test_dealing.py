@@ -125,6 +125,21 @@ def test_a_hospital_with_one_class_is_named():
         deal(patients, settings(dealing="natural"), classes=CLASSES)
 
 
+def test_patients_with_masks_are_dealt_without_a_class():
+    patients = [Patient(f"p{i:02d}", 0) for i in range(40)]
+    with pytest.raises(DataError, match="has only normal"):
+        deal(patients, settings(), classes=CLASSES)
+    places = deal(patients, settings(test_fraction=0.25, validation_fraction=0.2), classes=None)
+    counts = Counter(places.values())
+    assert counts[Place("", "test")] == 10
+    assert [counts[Place(name, "validation")] for name in HOSPITALS] == [2, 2, 2]
+
+
+def test_an_empty_training_set_is_named():
+    with pytest.raises(DataError, match=r"The training set of the hospital north is empty \(1 patients\)"):
+        deal([Patient(f"p{i}", 0) for i in range(4)], settings(validation_fraction=0.9), classes=None)
+
+
 def test_an_empty_validation_set_is_named():
     with pytest.raises(
         DataError, match=r"validation set of the hospital north is empty .*validation_fraction \(0\.01\)"

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -31,6 +33,42 @@ def test_a_set_comes_back_from_disk_as_it_was(tmp_path):
         written.classes,
     )
     assert len(read) == 4 and read.pixels == 4
+
+
+@pytest.mark.parametrize("depth", [None, 3])
+def test_a_set_with_masks_comes_back_and_knows_its_shape(tmp_path, depth):
+    spatial = (4, 4) if depth is None else (4, 4, depth)
+    whole = image_set([0, 0, 1])
+    written = ImageSet(
+        images=torch.rand((3, 1, *spatial)).half(),
+        labels=torch.arange(3 * math.prod(spatial)).view(3, *spatial).remainder(2).to(torch.uint8),
+        patients=whole.patients,
+        image_ids=whole.image_ids,
+        patient_ids=whole.patient_ids,
+        classes=whole.classes,
+    )
+    save_image_set(tmp_path / "a", written)
+    read = load_image_set(tmp_path / "a")
+    assert torch.equal(read.labels, written.labels) and read.labels.dtype == torch.uint8
+    assert (read.masks, read.pixels, read.depth) == (True, 4, depth)
+    assert (whole.masks, whole.depth) == (False, None)
+    part = read.subset(torch.tensor([False, False, True]))
+    assert torch.equal(part.labels, written.labels[2:]) and part.patient_ids == ("p1",)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        torch.zeros((2, 4, 5), dtype=torch.uint8),
+        torch.full((2, 4, 4), 2, dtype=torch.uint8),
+        torch.zeros((2, 4, 4), dtype=torch.int64),
+        torch.zeros(2),
+    ],
+)
+def test_masks_of_another_shape_type_or_class_are_no_set(labels):
+    whole = image_set([0, 1])
+    with pytest.raises(AssertionError):
+        ImageSet(whole.images, labels, whole.patients, whole.image_ids, whole.patient_ids, whole.classes)
 
 
 def test_equal_sets_give_equal_bytes(tmp_path):

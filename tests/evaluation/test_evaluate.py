@@ -12,7 +12,7 @@ from primia.data.image_set import ImageSet
 from primia.errors import DataError
 from primia.evaluation import metrics
 from primia.evaluation.evaluate import evaluate
-from primia.models.networks import Classifier
+from primia.models.networks import Network
 from primia.models.released import ReleasedModel
 
 CLASSES = ("normal", "bacterial", "viral")
@@ -25,7 +25,7 @@ def model_that_reads_three_pixels(classes=CLASSES):
     with torch.no_grad():
         linear.weight.copy_(8 * torch.eye(3, 64))
         linear.bias.zero_()
-    network = Classifier(front=nn.Identity(), head=nn.Sequential(nn.Flatten(), linear))
+    network = Network(front=nn.Identity(), head=nn.Sequential(nn.Flatten(), linear))
     return ReleasedModel(network=network, architecture="convnet", classes=classes, pixels=8, mean=0.0, std=1.0, round=3)
 
 

@@ -21,14 +21,14 @@ def params_with():
 @pytest.fixture
 def plan_with(params_with):
     """The plan of three hospitals for changed parameters, and differential privacy as told."""
-    params = params_with()
-    described = {
-        name: Description(name=name, identity=bytes(32), data="0" * 64, classes=params.ingest.classes, pixels=16)
-        for name in params.preprocess.hospitals
-    }
 
     def plan(*, privacy=None, **changes):
-        return draft_plan(params_with(**changes), described, privacy=privacy)
+        params = params_with(**changes)
+        described = {
+            name: Description(name=name, identity=bytes(32), data="0" * 64, classes=params.ingest.classes, pixels=16)
+            for name in params.preprocess.hospitals
+        }
+        return draft_plan(params, described, privacy=privacy)
 
     return plan
 

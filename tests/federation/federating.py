@@ -91,8 +91,11 @@ def parameters(repository, **changes):
         **changes,
     }
     for key, value in settings.items():
-        section, name = key.split("__")
-        raw[section][name] = value
+        section, _, name = key.partition("__")
+        if name:
+            raw[section][name] = value
+        else:
+            raw[section] = value
     return parse_params(raw)
 
 

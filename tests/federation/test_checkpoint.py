@@ -12,7 +12,7 @@ from primia.federation.summed_statistics import PooledStatistics
 
 RECORD = RoundRecord(
     round=1,
-    validation_mcc=0.5,
+    validation_score=0.5,
     validation_accuracy=0.6,
     validation_loss=1.1,
     epsilon=0.0,

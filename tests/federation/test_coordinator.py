@@ -29,7 +29,7 @@ def test_the_federation_learns(finished):
     assert [record.round for record in result.records] == [1, 2, 3]
     assert result.records[-1].validation_loss < result.records[0].validation_loss
     assert result.model.round == 3
-    assert result.records[-1].validation_mcc > 0.3
+    assert result.records[-1].validation_score > 0.3
     assert {record.participants for record in result.records} == {3}
     assert {record.epsilon for record in result.records} == {0.0}
     assert all(
@@ -129,8 +129,8 @@ def test_a_run_killed_at_every_step_resumes_to_the_identical_model(
     result, channel = federated(params_with(), site_folders, tmp_path)
     asked += channel.asked
     assert result.digest == finished[0].digest
-    assert [(r.round, r.validation_mcc, r.validation_loss) for r in result.records] == [
-        (r.round, r.validation_mcc, r.validation_loss) for r in finished[0].records
+    assert [(r.round, r.validation_score, r.validation_loss) for r in result.records] == [
+        (r.round, r.validation_score, r.validation_loss) for r in finished[0].records
     ]
     assert len(list((tmp_path / "federation").iterdir())) == 1
     answered = [(name, r.session) for name, r in asked if isinstance(r, m.Statistics | m.Train | m.Evaluate)]

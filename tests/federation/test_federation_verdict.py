@@ -43,7 +43,7 @@ def after(plan, *figures):
         progress = replace(progress, before=progress.model, model=model(round), latest=trained, trained=round)
         record = RoundRecord(
             round=round,
-            validation_mcc=mcc,
+            validation_score=mcc,
             validation_accuracy=0.5,
             validation_loss=None,
             epsilon=0.0,

@@ -10,7 +10,7 @@ from primia.federation import messages as m
 
 pytestmark = pytest.mark.system  # whole runs
 
-FIGURES = ("round", "validation_mcc", "validation_loss", "clipped_fraction")
+FIGURES = ("round", "validation_score", "validation_loss", "clipped_fraction")
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def test_a_poisoned_round_is_undone_and_the_run_goes_on_from_the_earlier_model(t
     models = asked_models(channel)
     assert models[3] == models[2]  # what the poisoned round started from
     assert models[4] not in (models[2], models[3])
-    mcc = [record.validation_mcc for record in result.records]
+    mcc = [record.validation_score for record in result.records]
     assert mcc[1] < mcc[0] - 0.2
     assert max(mcc[2:]) > mcc[1] + 0.2
     assert len(mcc) == 4  # the undone round counts

@@ -25,7 +25,7 @@ def test_validation_counts_add_up_over_sites(plan_with):
     parts = [said(plan_with(), logits[part], labels[part]) for part in (slice(0, 7), slice(7, 30), slice(30, 40))]
     pooled = validation(totals(*parts))
     assert pooled.accuracy == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
-    assert pooled.mcc == pytest.approx(matthews_corrcoef(labels, logits.argmax(1)))
+    assert pooled.score == pytest.approx(matthews_corrcoef(labels, logits.argmax(1)))
     assert pooled.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), abs=1e-3)
     assert parts[0]["confusion"].reshape(3, 3).sum(axis=1).tolist() == np.bincount(labels[:7], minlength=3).tolist()
 
@@ -72,7 +72,7 @@ def test_with_differential_privacy_patients_are_counted_with_noise_and_there_is_
 
 def test_cells_that_noise_made_negative_count_as_nothing():
     figures = validation({"confusion": np.array([500, -90, 0, 500])})
-    assert (figures.mcc, figures.accuracy) == (1.0, 1.0)
+    assert (figures.score, figures.accuracy) == (1.0, 1.0)
     with pytest.raises(FederationError, match="No hospital holds a validation image"):
         validation({"confusion": np.array([-5, 0, 0, -1])})
 

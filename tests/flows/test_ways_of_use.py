@@ -2,14 +2,13 @@
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 import httpx
 import psutil
 import pytest
-from tiny_checkout import Checkout
+from tiny_checkout import Checkout, python
 
 pytestmark = pytest.mark.system
 
@@ -45,7 +44,7 @@ def test_a_repro_writes_every_result_and_one_run_with_a_live_curve(reproduced: C
     runs = reproduced.runs()
     assert len(runs) == 1
     assert runs[0].info.status == "FINISHED"
-    curve = reproduced.store().get_metric_history(runs[0].info.run_id, "round.validation_mcc")
+    curve = reproduced.store().get_metric_history(runs[0].info.run_id, "round.validation_score")
     assert [point.step for point in curve] == [1, 2, 3]
     assert runs[0].data.params["federation.rounds"] == "3"
 
@@ -91,21 +90,6 @@ def test_the_same_files_give_one_version_and_gates_decide_the_alias(reproduced: 
     assert [version.version for version in versions] == [1]
     assert versions[0].tags["primia.marks"] == "unfit for patients"
     assert reproduced.store().get_model_version_by_alias("primia-chest", "challenger").version == 1
-
-
-def python(checkout: Checkout, code: str) -> str:
-    """What a few lines of Python print, beside the checkout's MLflow store."""
-    store = f"sqlite:///{checkout.folder / '.state' / 'mlflow' / 'mlflow.db'}"
-    answer = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=checkout.folder,
-        env=checkout.environment(MLFLOW_TRACKING_URI=store),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert answer.returncode == 0, answer.stderr
-    return answer.stdout
 
 
 def test_the_registered_model_loads_and_answers(reproduced: Checkout) -> None:

@@ -87,6 +87,21 @@ class Checkout:
         return self.store().search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])
 
 
+def python(checkout: Checkout, code: str) -> str:
+    """What a few lines of Python print, beside the checkout's MLflow store."""
+    store = f"sqlite:///{checkout.folder / '.state' / 'mlflow' / 'mlflow.db'}"
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=checkout.folder,
+        env=checkout.environment(MLFLOW_TRACKING_URI=store),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

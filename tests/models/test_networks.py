@@ -81,3 +81,5 @@ def test_an_unknown_architecture_and_too_small_images_are_refused():
         build_network("resnet18", classes=3, pixels=16, seed=0)
     with pytest.raises(ConfigError, match="resnet9 needs at least 32"):
         build_network("resnet9", classes=3, pixels=16, seed=0)
+    with pytest.raises(ConfigError, match=r"but preprocess.volume.depth is 16; .* choose jet or unet or monet"):
+        build_network("convnet", classes=3, pixels=64, seed=0, depth=16)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from primia.config import Volume
 from primia.errors import DataError
 from primia.models.networks import build_network
 from primia.models.released import ReleasedModel, load_model, save_model
@@ -66,6 +67,7 @@ def test_the_digest_covers_all_that_decides_an_answer_and_nothing_else(model):
         "mean": 0.1,
         "std": math.nextafter(0.2, 1.0),
         "weight_standardisation": True,
+        "volume": Volume(spacing=(1.0, 1.0, 2.5)),
         "network": build_network("convnet", classes=3, pixels=32, seed=8),
     }
     assert {field.name for field in dataclasses.fields(model)} == {*changes, "round"}

@@ -18,7 +18,7 @@ from primia.comparison.results import write_results
 from primia.config import load_params
 from primia.evaluation import metrics
 from primia.evaluation.bootstrap import bootstrap_intervals
-from primia.evaluation.evaluate import EvaluationResult
+from primia.evaluation.classified import Classified
 from primia.files import read_json, sha256_of_json, write_json
 from primia.report.build import build_report
 
@@ -57,12 +57,12 @@ def write_federation(results):
     mcc = 0.75 - 0.7 * np.exp(-rounds / 3) + np.random.default_rng(1).normal(0, 0.015, 10)
     write_rows(
         results / "federation/rounds.csv",
-        ["round", "validation_mcc", "validation_accuracy", "validation_loss", "epsilon", "participants"],
+        ["round", "validation_score", "validation_accuracy", "validation_loss", "epsilon", "participants"],
         [(n, m, 0.7 + m / 4, 1 - m, 7.95 * (n / 10) ** 0.6, 3) for n, m in zip(rounds, mcc, strict=True)],
     )
     write_json(
         results / "federation/metrics.json",
-        {"released_round": 9, "validation_mcc": float(mcc[8]), "rounds": 10, "seconds": 41.2},
+        {"released_round": 9, "validation_score": float(mcc[8]), "rounds": 10, "seconds": 41.2},
     )
     write_json(
         results / "federation/privacy.json",
@@ -126,7 +126,7 @@ def write_evaluation(results):
         "bootstrap": 200,
         "model_digest": DIGEST,
     }
-    EvaluationResult(
+    Classified(
         figures=figures,
         probabilities=probabilities,
         labels=labels,
@@ -144,7 +144,7 @@ def write_comparison(results):
     def outcome(skill, epsilon):
         logits = generator.normal(size=(150, 3)) + skill * np.eye(3)[labels]
         probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        return Outcome(probabilities=probabilities, round=7, epsilon=epsilon, seconds=12.5)
+        return Outcome(answers=probabilities, round=7, epsilon=epsilon, seconds=12.5)
 
     outcomes = {
         arm.name: {seed: outcome(1.0 if arm.alone else 2.0, 7.95 if arm.private else None) for seed in (1, 2)}
@@ -249,6 +249,7 @@ def write_encryption(results):
     write_json(
         results / "encryption/metrics.json",
         {
+            "enabled": True,
             "agreement": 1.0,
             "logit_error": 6.3e-5,
             "latency_s": 0.38,

@@ -49,7 +49,19 @@ GOOD = {
         "data": "none",
         "covered": True,
     },
-    "params": {"secure_aggregation": {"scheme": "masking"}, "attack": {"confidence": 0.999, "gallery": 64}},
+    "params": {
+        "task": "classification",
+        "secure_aggregation": {"scheme": "masking"},
+        "attack": {"confidence": 0.999, "gallery": 64},
+    },
+}
+
+
+# A version that marks structures: no class is named, and nothing answers encrypted images.
+SEGMENTING = copy.deepcopy(GOOD) | {
+    "evaluation": {"dice": {"value": 0.85, "low": 0.83, "high": 0.87}, "worst_dice": 0.6, "model_digest": "ab12"},
+    "encryption": {"enabled": False},
+    "params": {**GOOD["params"], "task": "segmentation"},
 }
 
 
@@ -73,6 +85,18 @@ def missed(profile, facts):
 @pytest.mark.parametrize("profile", ["demo", "clinical"])
 def test_good_facts_pass_every_gate(profile):
     assert missed(profile, GOOD) == []
+
+
+@pytest.mark.parametrize("profile", ["demo", "clinical"])
+def test_a_version_that_marks_structures_is_judged_by_its_overlap(profile):
+    assert missed(profile, SEGMENTING) == []
+    poor = SEGMENTING | {"evaluation": {**SEGMENTING["evaluation"], "dice": {"value": 0.2, "low": 0.1, "high": 0.3}}}
+    assert missed(profile, poor) == ["overlap"]
+
+
+@pytest.mark.parametrize("profile", ["demo", "clinical"])
+def test_a_version_that_does_not_say_its_task_must_pass_the_gates_of_both(profile):
+    assert "overlap" in missed(profile, {key: value for key, value in GOOD.items() if key != "params"})
 
 
 @pytest.mark.parametrize("profile", ["demo", "clinical"])

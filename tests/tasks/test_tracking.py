@@ -28,11 +28,11 @@ def test_stages_of_one_pass_write_to_one_run_and_passes_to_their_own(
     second.parameters({"federation": {"rounds": 3}})
     second.parameters({"federation": {"rounds": 3}})
     for step in (1, 2):
-        second.metrics("round", {"validation_mcc": step / 10, "name": "x", "flag": True}, step=step)
+        second.metrics("round", {"validation_score": step / 10, "name": "x", "flag": True}, step=step)
     second.ended(failed=True)
     run = open_store().get_run(second.run_id)
     assert run.data.params == {"federation.rounds": "3"}
-    assert run.data.metrics == {"round.validation_mcc": 0.2}
+    assert run.data.metrics == {"round.validation_score": 0.2}
     assert run.info.status == "FAILED"
 
 

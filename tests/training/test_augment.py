@@ -1,7 +1,8 @@
+import pytest
 import torch
 from monai.data import get_track_meta
 
-from primia.training.augment import augmentation, changed_copies
+from primia.training.augment import augmentation, augmentation_with_masks, changed, changed_copies
 
 
 def test_an_image_is_moved_a_little_and_each_in_its_own_way():
@@ -71,3 +72,53 @@ def test_a_copy_is_changed_as_a_standardised_image_is():
     copies = changed_copies(images, mean=0.5, std=0.3, seed=4)
     expected = augmentation(pixels=16, seed=4)((images - 0.5) / 0.3) * 0.3 + 0.5
     assert torch.equal(copies[:5], expected.clamp(0.0, 1.0).half())
+
+
+def boxes(*sides, n=60):
+    """A box of one class in each image, as bright as it is large, and its mask."""
+    masks = torch.zeros(n, *sides, dtype=torch.uint8)
+    masks[(slice(None), *(slice(side // 4, side // 2 + 1) for side in sides))] = 2
+    return masks[:, None].float(), masks
+
+
+@pytest.mark.parametrize("sides", [(32, 32), (32, 32, 16)])
+def test_a_mask_moves_with_its_image_and_keeps_whole_classes(sides):
+    images, masks = boxes(*sides)
+    moved, followed = augmentation_with_masks(sides=sides, seed=3)(images, masks)
+    assert moved.shape == images.shape
+    assert followed.shape == masks.shape
+    assert (followed.dtype, type(followed), type(moved)) == (torch.uint8, torch.Tensor, torch.Tensor)
+    assert set(followed.unique().tolist()) == {0, 2}
+    assert (followed != masks).flatten(1).any(dim=1).float().mean() > 0.9, "each is moved"
+    # Nearest and linear interpolation agree wherever the image is not at a border of the box.
+    spread = moved.flatten(1) - moved.flatten(1).amin(dim=1, keepdim=True)
+    inside = spread > 0.5 * spread.amax(dim=1, keepdim=True)
+    assert (inside == (followed.flatten(1) == 2)).float().mean() > 0.99
+    assert get_track_meta()
+
+
+def test_volumes_are_turned_about_their_last_axis_only():
+    images, masks = boxes(32, 32, 16)
+    columns = torch.zeros_like(masks)
+    columns[:, 8:24, 14:18] = 1  # the same in every slice
+    _, followed = augmentation_with_masks(sides=(32, 32, 16), seed=3)(images, columns)
+    assert (followed == followed[..., :1]).all()
+    assert (followed[..., 0] != columns[..., 0]).flatten(1).any(dim=1).float().mean() > 0.9
+
+
+def test_images_and_masks_change_the_same_way_again_with_the_same_seed():
+    images, masks = boxes(16, 16, n=4)
+    first, second = augmentation_with_masks(sides=(16, 16), seed=4), augmentation_with_masks(sides=(16, 16), seed=4)
+    once, twice = first(images, masks), first(images, masks)
+    assert all(torch.equal(a, b) for a, b in zip(once, second(images, masks), strict=True))
+    assert not torch.equal(once[0], twice[0])
+
+
+def test_a_diagnosis_does_not_move():
+    rows, labels = torch.zeros(3, 1, 4, 4), torch.arange(3)
+    same = changed(None, rows, labels)
+    assert same[0] is rows
+    assert same[1] is labels
+    moved, kept = changed(lambda images: images + 1, rows, labels)
+    assert (moved == 1).all()
+    assert kept is labels

@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional
 
 from primia.errors import PrivacyError
-from primia.models.networks import ResidualBlock, build_network
+from primia.models.blocks import ResidualBlock
+from primia.models.networks import build_network
 from primia.models.standardised import StandardisedConv2d
 from primia.training import patient_gradients
 from primia.training.clipped_gradients import clip_and_add, clipped_sum

@@ -149,3 +149,49 @@ def test_mixup_repeats_itself_with_its_seed_and_is_a_training_of_its_own():
     assert not torch.equal(flat(head), flat(without))
     with torch.no_grad():
         assert (head(images).argmax(1) == labels).float().mean() > 0.9
+
+
+def discs(n, seed=0, sides=(16, 16)):
+    """Images in which a bright disc of another place is to be found, and masks of bytes."""
+    generator = torch.Generator().manual_seed(seed)
+    axes = torch.meshgrid(*(torch.arange(float(side)) for side in sides), indexing="ij")
+    centres = torch.rand(n, len(sides), generator=generator) * torch.tensor(sides) / 2 + torch.tensor(sides) / 4
+    distances = sum((axis - centres[:, i].view(-1, *[1] * len(sides))).square() for i, axis in enumerate(axes))
+    masks = (distances < 16).to(torch.uint8)
+    images = masks[:, None] + 0.5 * torch.randn(n, 1, *sides, generator=generator)
+    return images.half(), masks
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "dice", "dice_cross_entropy"])
+@pytest.mark.parametrize("architecture", ["unet", "monet"])
+def test_a_network_learns_to_segment_with_every_loss(architecture, loss):
+    head = build_network(architecture, classes=2, pixels=16, seed=3).head
+    images, masks = discs(40)
+    settings = SETTINGS | {"learning_rate": 0.05}
+    train_plain(head, inputs=images, labels=masks, epochs=8, seed=1, loss=loss, **settings)
+    images, masks = discs(30, seed=9)
+    with torch.no_grad():
+        found = head(images.float()).argmax(1)
+    overlap = 2 * ((found == 1) & (masks == 1)).sum() / ((found == 1).sum() + (masks == 1).sum())
+    assert overlap > 0.85
+
+
+def test_volumes_are_trained_on_with_equal_bits_for_equal_seeds():
+    images, masks = discs(6, sides=(16, 16, 8))
+    trained_heads = []
+    for seed in (1, 1, 2):
+        head = build_network("unet", classes=2, pixels=16, depth=8, seed=3).head
+        train_plain(
+            head, inputs=images, labels=masks, epochs=1, seed=seed, loss="dice", **(SETTINGS | {"batch_size": 2})
+        )
+        trained_heads.append(flat(head))
+    assert torch.equal(trained_heads[0], trained_heads[1])
+    assert not torch.equal(trained_heads[0], trained_heads[2])
+
+
+@pytest.mark.parametrize("only_for_diagnoses", [{"mixup": 0.4}, {"class_weights": (1.0, 2.0)}])
+def test_masks_are_neither_blended_nor_weighted(only_for_diagnoses):
+    head = build_network("monet", classes=2, pixels=16, seed=3).head
+    images, masks = discs(2)
+    with pytest.raises(AssertionError):
+        train_plain(head, inputs=images, labels=masks, epochs=1, seed=1, **SETTINGS, **only_for_diagnoses)

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from primia.config import Model, Training
+from primia.consistency import PHANTOM_STRUCTURES
 from primia.data.phantom import PHANTOM_CLASSES
-from primia.data.phantom_set import labelled_phantoms
+from primia.data.phantom_set import labelled_phantoms, masked_phantoms
 from primia.errors import ConfigError
 from primia.federation.weights import head_vector, vector_digest
 from primia.models.networks import build_network
@@ -91,3 +92,38 @@ def test_whoever_trains_on_changes_no_later_start(pretrained):
         for weight in initial().head.parameters():
             weight.zero_()
     assert digest(initial()) == before
+
+
+def segmenting(classes, **changes):
+    model = Model.model_construct(architecture="monet")
+    options = {"pretrain_learning_rate": 0.05, "pretrain_epochs": 4, "augment": False, **changes}
+    return initial_network(model, settings(**options), classes=classes, pixels=PIXELS)
+
+
+def test_a_network_that_segments_finds_lungs_that_it_has_never_seen():
+    images, masks = masked_phantoms(patients=20, pixels=PIXELS, hospitals=("north", "hill"), seed=5)
+    values = (images.float() - images.float().mean()) / images.float().std()
+    network = segmenting(PHANTOM_STRUCTURES, pretrain_patients=60)
+    with torch.no_grad():
+        found = network(values).argmax(dim=1)
+    assert 2 * (found * masks).sum() / (found.sum() + masks.sum()) > 0.8
+
+
+def test_where_other_structures_are_to_be_found_the_last_layer_is_as_drawn():
+    lungs = segmenting(PHANTOM_STRUCTURES).head.state_dict()
+    others = segmenting(("background", "anterior", "posterior")).head.state_dict()
+    drawn = build_network("monet", classes=3, pixels=PIXELS, seed=Model(architecture="convnet").seed).head.state_dict()
+    last = {name for name in drawn if name.startswith("last.")}
+    assert last == {"last.weight", "last.bias"}
+    for name, weight in others.items():
+        assert torch.equal(weight, drawn[name] if name in last else lungs[name]), name
+    assert not torch.equal(lungs["down.0.0.0.weight"], drawn["down.0.0.0.weight"])
+
+
+def test_volumes_are_not_pretrained_on_images():
+    with pytest.raises(
+        ConfigError, match=r"phantoms are images and preprocess\.volume\.depth is 8; set training.pretrain"
+    ):
+        initial_network(
+            Model.model_construct(architecture="unet"), settings(), classes=("a", "b"), pixels=PIXELS, depth=8
+        )

@@ -9,7 +9,8 @@ from seeded_noise import SeededNoise
 from torch.nn import functional
 
 from primia.errors import PrivacyError
-from primia.models.networks import ResidualBlock, build_network
+from primia.models.blocks import ResidualBlock
+from primia.models.networks import build_network
 from primia.privacy.noise import SystemNoise
 from primia.training import private
 from primia.training.private import (

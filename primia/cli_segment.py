@@ -1,0 +1,60 @@
+"""The command `primia segment`: a mask for one volume, on the grid that the volume came with."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from primia.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+    from primia.models.released import ReleasedModel
+
+DISCLAIMER = "Research software, not a medical device: no diagnosis may rest on this mask."
+
+Volume = Annotated[Path, typer.Argument(help="A NIfTI file, .nii or .nii.gz.", metavar="VOLUME")]
+Model = Annotated[
+    str, typer.Option(help="Folder of the model, or models:/NAME@champion or models:/NAME/VERSION in the registry.")
+]
+Out = Annotated[
+    Path | None, typer.Option(help="File for the mask; without it, VOLUME_mask.nii.gz beside it.", metavar="FILE")
+]
+
+
+def segment(volume: Volume, model: Model = "models/federated", out: Out = None) -> None:
+    """Mark structures in a volume, and write a mask with the same grid and affine: it overlays voxel by voxel."""
+    from primia.data.nifti import read_volume, stem_of, write_mask
+    from primia.models.marking import mark
+    from primia.models.places import model_folder
+    from primia.models.released import load_model
+
+    target = out or volume.with_name(f"{stem_of(volume.name)}_mask.nii.gz")
+    if not target.name.lower().endswith((".nii", ".nii.gz")):
+        raise DataError(f"The mask {target} would be no NIfTI file by its name; end it in .nii or .nii.gz.")
+    if target.resolve() == volume.resolve():
+        raise DataError(f"The mask would replace the volume {volume}; name another file with --out.")
+    network = load_model(model_folder(model))
+    if not network.segments or network.volume is None:
+        raise ConfigError(f"The model {model} marks nothing in volumes; train one with task: segmentation on volumes.")
+    image = read_volume(volume)
+    classes = mark(network, image)
+    write_mask(target, classes, like=image)
+    _print(network, classes, voxel=_voxel_ml(image.affine))
+    typer.echo(f"The mask is {target}. {DISCLAIMER}")
+
+
+def _voxel_ml(affine: "NDArray[uint8]") -> float:
+    import numpy as np
+
+    return float(abs(np.linalg.det(affine[:3, :3]))) / 1000
+
+
+def _print(model: "ReleasedModel", classes: "NDArray[uint8]", *, voxel: float) -> None:
+    """How much of each structure was marked: an empty mask should not look like a success."""
+    width = max(map(len, model.classes))
+    for number, name in enumerate(model.classes[1:], start=1):
+        voxels = int((classes == number).sum())
+        typer.echo(f"{number} {name:<{width}}  {voxels:>9} voxels  {voxels * voxel:8.2f} ml")

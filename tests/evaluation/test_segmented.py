@@ -1,0 +1,150 @@
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from primia.config import Evaluation, Volume
+from primia.data.image_set import ImageSet
+from primia.errors import DataError
+from primia.evaluation.evaluate import evaluate
+from primia.models.networks import Network
+from primia.models.overlap import patient_dice
+from primia.models.released import ReleasedModel
+
+CLASSES = ("background", "anterior", "posterior")
+SETTINGS = Evaluation(bootstrap=200, seed=1)
+SPACING = (1.0, 1.0, 3.0)
+
+
+def model_that_reads_grey_levels(volume=None):
+    """Below a quarter is background, above three quarters the second structure; what it marks, a test decides."""
+    reader = nn.Conv2d(1, 3, 1)
+    with torch.no_grad():
+        reader.weight.copy_(torch.tensor([-40.0, 0.0, 40.0]).view(3, 1, 1, 1))
+        reader.bias.copy_(torch.tensor([10.0, 0.0, -30.0]))
+    network = Network(front=nn.Identity(), head=nn.Sequential(reader))
+    return ReleasedModel(
+        network=network,
+        architecture="unet",
+        classes=CLASSES,
+        pixels=24,
+        volume=volume,
+        mean=0.0,
+        std=1.0,
+        round=3,
+    )
+
+
+def slices(patients=6, of_each=5, wrong=0.0, seed=1):
+    """Discs of both structures in every slice; a share of the pixels of each image is not what the mask says."""
+    random = torch.Generator().manual_seed(seed)
+    n, grid = patients * of_each, torch.arange(24)
+    rows, columns = torch.meshgrid(grid, grid, indexing="ij")
+    masks = torch.zeros(n, 24, 24, dtype=torch.uint8)
+    for mask in masks:
+        for structure, (x, y) in enumerate(torch.randint(6, 18, (2, 2), generator=random).tolist(), start=1):
+            mask[(rows - x) ** 2 + (columns - y) ** 2 < 16] = structure
+    shown = torch.where(torch.rand(masks.shape, generator=random) < wrong, 2 - masks, masks)
+    return ImageSet(
+        images=(shown / 2).half()[:, None],
+        labels=masks,
+        patients=torch.arange(n) // of_each,
+        image_ids=tuple(f"p{i // of_each}/{i % of_each}" for i in range(n)),
+        patient_ids=tuple(f"p{p}" for p in range(patients)),
+        classes=CLASSES,
+    )
+
+
+def judged(test, volume=None, settings=SETTINGS):
+    return evaluate(model_that_reads_grey_levels(volume), test, settings=settings)
+
+
+def test_a_model_that_is_right_everywhere_is_perfect():
+    figures = judged(slices(), Volume(spacing=SPACING)).figures
+    assert figures["dice"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert figures["hd95"]["value"] == 0.0 and figures["surface_dice"]["value"] == 1.0
+    assert (figures["unit"], figures["images"], figures["patients"]) == ("mm", 30, 6)
+
+
+def test_dice_is_hard_and_of_whole_patients_with_an_interval_around_it():
+    test = slices(wrong=0.2)
+    result = judged(test, Volume(spacing=SPACING))
+    predicted = model_that_reads_grey_levels().logits(test.images).argmax(dim=1)
+    exact = patient_dice(predicted, test.labels, test.patients, classes=3)
+    np.testing.assert_allclose(result.answers, exact)
+    figures = result.figures
+    assert figures["dice"]["value"] == pytest.approx(float(exact.mean()))
+    assert figures["dice"]["low"] < figures["dice"]["value"] < figures["dice"]["high"]
+    assert figures["dice_by_structure"]["anterior"]["value"] == pytest.approx(float(exact[:, 0].mean()))
+    assert figures["worst_dice"] == pytest.approx(float(exact.mean(dim=1).min()))
+    assert figures["worst"][0]["dice"] == figures["worst_dice"]
+
+
+def test_distances_count_the_thickness_of_slices():
+    test = slices(patients=2)
+    moved = test.images.clone()
+    for patient in range(2):  # every slice shows what belongs to the one above it
+        rows = test.patients == patient
+        moved[rows] = test.images[rows].roll(1, dims=0)
+    test = dataclasses.replace(test, images=moved, labels=test.labels)
+    thin = judged(test, Volume(spacing=(1.0, 1.0, 1.0))).figures["hd95"]["value"]
+    thick = judged(test, Volume(spacing=(1.0, 1.0, 3.0))).figures["hd95"]["value"]
+    assert 0 < thin <= thick
+
+
+def test_single_pictures_of_a_patient_are_judged_one_by_one():
+    figures = judged(slices(wrong=0.05)).figures
+    assert figures["unit"] == "pixels" and 0 < figures["hd95"]["value"] < 24
+
+
+def test_the_files_hold_every_patient_and_pictures_of_the_worst_and_the_best(tmp_path):
+    result = judged(slices(wrong=0.2), Volume(spacing=SPACING))
+    result.write(tmp_path / "evaluation")
+    assert json.loads((tmp_path / "evaluation/metrics.json").read_text()) == result.figures
+    with (tmp_path / "evaluation/patients.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["patient"], row["structure"]) for row in rows[:2]] == [("0", "anterior"), ("0", "posterior")]
+    assert len(rows) == 12 and float(rows[0]["dice"]) == pytest.approx(result.answers[0, 0], abs=1e-6)
+    with safe_open(tmp_path / "evaluation/pictures.safetensors", framework="pt") as stream:
+        shown = json.loads(stream.metadata()["shown"])
+        assert [each["name"] for each in shown] == ["worst", "second worst", "median", "best"]
+        assert shown[0]["dice"] <= shown[1]["dice"] <= shown[2]["dice"] <= shown[3]["dice"]
+        assert stream.get_tensor("0.image").shape == stream.get_tensor("0.truth").shape == (24, 24)
+
+
+def test_slices_of_volumes_are_shown_with_the_front_on_top_and_the_right_on_the_left(tmp_path):
+    test = slices(patients=1, of_each=1)
+    labels = torch.zeros_like(test.labels)
+    labels[0, 20, 22] = 1  # far to the right and to the front
+    labels[0, 2, 2] = 2
+    result = judged(dataclasses.replace(test, labels=labels), Volume(spacing=SPACING))
+    result.write(tmp_path / "evaluation")
+    with safe_open(tmp_path / "evaluation/pictures.safetensors", framework="pt") as stream:
+        truth = stream.get_tensor("0.truth")
+    assert (truth == 1).nonzero().tolist() == [[1, 3]]
+
+
+def test_a_test_set_without_a_structure_is_refused():
+    test = slices()
+    with pytest.raises(DataError, match="No test patient has a pixel of posterior"):
+        judged(dataclasses.replace(test, labels=test.labels.clamp(max=1)))
+
+
+def test_images_prepared_for_another_task_are_refused():
+    test = slices()
+    classified = dataclasses.replace(test, labels=torch.zeros(len(test), dtype=torch.int64))
+    with pytest.raises(DataError, match="prepared for another task or depth"):
+        judged(classified)
+
+
+def test_a_model_that_diverged_is_refused():
+    model = model_that_reads_grey_levels()
+    with torch.no_grad():
+        model.network.head[0].bias.fill_(float("nan"))
+    with pytest.raises(DataError, match="training diverged"):
+        evaluate(model, slices(), settings=SETTINGS)

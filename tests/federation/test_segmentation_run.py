@@ -1,0 +1,90 @@
+"""A federation of hospitals that mark structures: the same protocol, sums of Dice in place of counts."""
+
+import dataclasses
+
+import pytest
+import torch
+from federating import NAMES, PHANTOMS, federated, image_set, make_sites
+
+from primia.data.image_set import load_image_set, save_image_set
+from primia.data.origin import write_origin
+from primia.errors import PrimiaError
+from primia.evaluation.evaluate import evaluate
+from primia.federation import messages as m
+from primia.models.released import load_model, save_model
+
+SEGMENTING = {
+    "task": "segmentation",
+    "ingest__classes": ["background", "lungs"],
+    "model__architecture": "jet",
+    "training__loss": "dice_cross_entropy",
+    "training__learning_rate": 0.5,
+    "secure_aggregation__clip_range": 2.0,
+    "federation__rounds": 4,
+}
+
+
+def marked(*, patients, seed):
+    """Two images of each patient; the structure is the third of the image that is bright."""
+    images = image_set(patients=patients, seed=seed)
+    masks = torch.zeros(len(images), 16, 16, dtype=torch.uint8)
+    for mask, label in zip(masks, images.labels.tolist(), strict=True):
+        mask[5 * label : 5 * (label + 1)] = 1
+    return dataclasses.replace(images, labels=masks, classes=("background", "lungs"))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hospitals")
+    for index, name in enumerate(NAMES):
+        write_origin(folder / name, PHANTOMS)
+        save_image_set(folder / name / "train.safetensors", marked(patients=20, seed=index))
+        save_image_set(folder / name / "validation.safetensors", marked(patients=9, seed=100 + index))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(folders, params_with, tmp_path_factory):
+    result, _ = federated(params_with(**SEGMENTING), folders, tmp_path_factory.mktemp("state"))
+    return result
+
+
+def test_the_federation_learns_to_mark(finished, folders):
+    scores = [record.validation_score for record in finished.records]
+    assert scores[-1] > max(0.8, scores[0])
+    assert all(record.validation_accuracy is None and record.validation_loss > 0 for record in finished.records)
+
+
+def test_the_released_dice_is_that_of_the_released_model_over_all_hospitals(finished, folders, params_with):
+    held = [load_image_set(folders / name / "validation.safetensors") for name in NAMES]
+    figures = [evaluate(finished.model, each, settings=params_with().evaluation).answers.mean() for each in held]
+    released = finished.records[finished.model.round - 1]
+    assert released.validation_score == pytest.approx(sum(figures) / 3, abs=1e-3)
+
+
+def test_the_model_is_the_same_after_it_was_saved(finished, tmp_path):
+    save_model(tmp_path / "model", finished.model)
+    again = load_model(tmp_path / "model", classes=("background", "lungs"))
+    assert again.segments and again.digest() == finished.model.digest()
+
+
+@pytest.mark.parametrize("trust", ["local", "distributed"])
+def test_privacy_is_spent_and_told_as_for_diagnoses(folders, params_with, tmp_path, trust):
+    params = params_with(
+        **SEGMENTING,
+        privacy__enabled=True,
+        privacy__trust=trust,
+        privacy__clip_norm=0.1,
+        privacy__learning_rate=5.0,
+    )
+    result, _ = federated(params, folders, tmp_path)
+    assert 0 < result.epsilon <= 8.0
+    assert all(record.validation_loss is None for record in result.records)
+
+
+def test_hospitals_refuse_a_plan_of_another_task(folders, params_with, tmp_path):
+    sites = make_sites(folders, tmp_path)
+    described = sites["north"].answer(m.Describe())
+    assert (described.classes, described.pixels, described.depth) == (("background", "lungs"), 16, None)
+    with pytest.raises(PrimiaError, match=r"not what params\.yaml says"):
+        federated(params_with(), folders, tmp_path / "again")

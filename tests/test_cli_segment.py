@@ -1,0 +1,130 @@
+"""`primia segment`: a mask for a volume, on the grid that the volume came with."""
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from nifti_files import affine, intensities, save, structures
+from torch import nn
+from typer.testing import CliRunner
+
+from primia.cli import app
+from primia.config import Volume
+from primia.data.nifti import read_volume
+from primia.errors import PrimiaError
+from primia.models.marking import mark
+from primia.models.networks import Network, build_network
+from primia.models.released import ReleasedModel, save_model
+
+CLASSES = ("background", "anterior", "posterior")
+# Axes in an order of their own, two of them turned round, thick slices, and all of it tilted.
+SCANNER = affine(order=(2, 0, 1), directions=(-1, 1, -1), spacing=(3.0, 1.0, 1.0), tilt=0.2)
+
+
+def reader(volume):
+    """A network that tells structures by their grey levels, so that its mask is known beforehand."""
+    convolution = nn.Conv2d if volume.depth is None else nn.Conv3d
+    levels = convolution(1, 3, 1)
+    with torch.no_grad():
+        levels.weight.view(3).copy_(torch.tensor([-60.0, 0.0, 60.0]))
+        levels.bias.copy_(torch.tensor([60 * 0.4, 0.0, -60 * 0.75]))
+    return ReleasedModel(
+        network=Network(front=nn.Identity(), head=levels),
+        architecture="unet",
+        classes=CLASSES,
+        pixels=32,
+        volume=volume,
+        mean=0.0,
+        std=1.0,
+        round=1,
+    )
+
+
+@pytest.fixture
+def scan(tmp_path):
+    truth = structures((14, 20, 24))
+    values = intensities(truth, seed=1)
+    return save(tmp_path / "scan.nii.gz", values, SCANNER), truth
+
+
+@pytest.mark.parametrize("depth", [None, 56])
+def test_a_mask_overlays_its_volume_voxel_by_voxel_however_the_scanner_stores_it(scan, depth):
+    path, truth = scan
+    volume = Volume(spacing=(1.0, 1.0, 1.0), window=(0.0, 800.0), depth=depth)
+    marked = mark(reader(volume), read_volume(path))
+    assert marked.shape == truth.shape and marked.dtype == np.uint8
+    for structure in (1, 2):
+        said, true = marked == structure, truth == structure
+        assert 2 * (said & true).sum() / (said.sum() + true.sum()) > 0.9
+
+
+@pytest.fixture
+def model(tmp_path):
+    network = build_network("jet", classes=3, pixels=32, seed=1, depth=16)
+    with torch.no_grad():  # a fresh one gives every class the same
+        network.head.last.weight.normal_(generator=torch.Generator().manual_seed(1))
+    made = ReleasedModel(
+        network=network,
+        architecture="jet",
+        classes=CLASSES,
+        pixels=32,
+        volume=Volume(spacing=(1.0, 1.0, 3.0), depth=16),
+        mean=0.3,
+        std=0.2,
+        round=1,
+    )
+    save_model(tmp_path / "model", made)
+    return tmp_path / "model"
+
+
+def segment(*arguments):
+    return CliRunner().invoke(app, ["segment", *map(str, arguments)])
+
+
+def test_the_command_writes_a_mask_with_the_affine_of_the_volume_and_says_how_much_it_marked(scan, model):
+    path, truth = scan
+    answer = segment(path, "--model", model)
+    assert answer.exit_code == 0, answer.output
+    made = nibabel.load(path.with_name("scan_mask.nii.gz"))
+    np.testing.assert_allclose(made.affine, nibabel.load(path).affine, atol=1e-4)
+    assert made.shape == truth.shape and made.get_data_dtype() == np.uint8
+    voxels = int((np.asarray(made.dataobj) == 1).sum())
+    assert f"1 anterior    {voxels:>9} voxels  {voxels * 0.003:8.2f} ml" in answer.output
+    assert "not a medical device" in answer.output
+
+
+def test_the_same_volume_gives_the_same_bytes(scan, model, tmp_path):
+    path, _ = scan
+    for name in ("one", "two"):
+        assert segment(path, "--model", model, "--out", tmp_path / f"{name}.nii.gz").exit_code == 0
+    assert (tmp_path / "one.nii.gz").read_bytes() == (tmp_path / "two.nii.gz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [("scan.nii.gz", "would replace the volume"), ("mask.png", "end it in .nii or .nii.gz")],
+)
+def test_a_mask_replaces_no_volume_and_is_named_as_what_it_is(scan, model, tmp_path, out, sentence):
+    path, _ = scan
+    before = path.read_bytes()
+    answer = segment(path, "--model", model, "--out", tmp_path / out)
+    assert isinstance(answer.exception, PrimiaError) and sentence in str(answer.exception)
+    assert path.read_bytes() == before
+
+
+def test_a_volume_that_is_none_leaves_nothing_behind(model, tmp_path):
+    (tmp_path / "bad.nii.gz").write_bytes(b"no volume")
+    answer = segment(tmp_path / "bad.nii.gz", "--model", model)
+    assert isinstance(answer.exception, PrimiaError) and "is no NIfTI volume" in str(answer.exception)
+    assert not (tmp_path / "bad_mask.nii.gz").exists()
+
+
+def test_a_model_of_pictures_is_refused(scan, tmp_path):
+    path, _ = scan
+    network = build_network("convnet", classes=3, pixels=32, seed=1)
+    model = ReleasedModel(
+        network=network, architecture="convnet", classes=CLASSES, pixels=32, mean=0.3, std=0.2, round=1
+    )
+    save_model(tmp_path / "pictures", model)
+    answer = segment(path, "--model", tmp_path / "pictures")
+    assert isinstance(answer.exception, PrimiaError) and "marks nothing in volumes" in str(answer.exception)
