@@ -191,7 +191,11 @@ def prepare(params: Params, folder: Path) -> None:
     if (folder / "prepared.json").exists():
         return
     ingest(
-        params.ingest, hospitals=params.preprocess.hospitals, target=folder / "raw", quarantine_path=folder / "q.csv"
+        params.ingest,
+        task=params.task,
+        hospitals=params.preprocess.hospitals,
+        target=folder / "raw",
+        quarantine_path=folder / "q.csv",
     )
     counts = build_site_sets(
         params.preprocess,
