@@ -18,7 +18,7 @@ class Budget:
         inversion_restarts: short attempts before each reconstruction; the attacker goes on from the best.
         inversion_steps: of the optimiser in one reconstruction.
         inversion_variations: weights of the total variation, of which held-out patients choose one.
-        inversion_values: weights of the network times patients, where these are fewer.
+        inversion_values: patients times weights, or times 256 pixels of an image, are at most so many.
         imprint_trials: patients caught by an imprinted layer.
         references: models that calibrate membership scores.
         canaries: inserted or left out by coin flips in one audit.

@@ -22,6 +22,9 @@ from primia.models.released import ReleasedModel
 CONVINCING = 0.5
 _BLOCK = 10  # patients of one part
 _AT_ONCE = 2**26  # values of gradients that are held at a time
+_PIXELS_AT_ONCE = 2**21  # of images
+# A step takes as long for a pixel as for so many values of a gradient: what matters for large images and volumes.
+_VALUES_OF_A_PIXEL = 2**8
 _HELD_OUT = 2  # patients that choose the weight of the total variation
 _OWN = 0.25  # share of the candidates that only the attacker uses
 _LESS = 8  # times fewer steps of a short attempt
@@ -139,7 +142,8 @@ class GradientInversion:
     def _patients(self, scene: Scene) -> int:
         head = (scene.first if self.round == "first" else scene.released).network.head
         weights = sum(weight.numel() for weight in head.parameters())
-        affordable = max(1, scene.budget.inversion_values // weights)
+        values = max(weights, _VALUES_OF_A_PIXEL * scene.candidates.images[0].numel())
+        affordable = max(1, scene.budget.inversion_values // values)
         return min(scene.budget.inversion_patients, affordable, len(_dealt(scene).pool))
 
 
@@ -149,7 +153,7 @@ class _Attacker:
     def __init__(self, scene: Scene, model: ReleasedModel, *, average: Tensor, joint: bool) -> None:
         self._scene, self._model, self._average, self._joint = scene, model, average, joint
         weights = sum(weight.numel() for weight in model.network.head.parameters())
-        self._at_once = max(1, _AT_ONCE // weights)
+        self._at_once = max(1, min(_AT_ONCE // weights, _PIXELS_AT_ONCE // average.numel()))
         self._tell: Callable[[int], None] = lambda done: None
 
     def tell(self, advance: Advance, *, patients: int) -> None:
