@@ -102,11 +102,12 @@ def test_a_deep_network_is_attacked_through_its_convolutions(tmp_path):
     assert report.verdict is Verdict.INCONCLUSIVE
 
 
-def test_large_networks_are_tried_on_fewer_patients():
-    weights = 217 * 16 * 3 + 3
-    few = dataclasses.replace(SMALL_INVERSION, inversion_values=weights * 5)
-    scene = phantom_scene(budget=few)
-    assert sum(weight.numel() for weight in scene.first.network.head.parameters()) == weights
+@pytest.mark.parametrize(("architecture", "values"), [("scattering", 256 * 32 * 32), ("resnet9", 2_439_875)])
+def test_large_images_and_networks_are_tried_on_fewer_patients(architecture, values):
+    few = dataclasses.replace(SMALL_INVERSION, inversion_values=values * 5)
+    scene = phantom_scene(budget=few, architecture=architecture)
+    weights = sum(weight.numel() for weight in scene.first.network.head.parameters())
+    assert values == max(weights, 256 * 32 * 32)
     assert GradientInversion("first")._patients(scene) == 5
 
 

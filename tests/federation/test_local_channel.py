@@ -120,7 +120,7 @@ def test_a_site_that_hangs_or_talks_nonsense_is_named_and_can_be_replaced(site_f
         with theirs:
             theirs.sendall(b"\x00\x00\x00\x03abc")
             answers = channel.ask(hello, deadline_s=60)
-        assert answers.failed == {"north": "it answered nonsense: 3 bytes are not a message of protocol version 4."}
+        assert answers.failed == {"north": "it answered nonsense: 3 bytes are not a message of protocol version 5."}
     assert str(UnavailableError(answers.failed, step="hello")).startswith("No usable answer to hello (hospital north")
 
 
@@ -153,7 +153,7 @@ def test_a_run_in_clear_needs_the_owner_of_all_hospitals(uninterrupted, site_fol
 )
 def test_a_process_refuses_what_it_cannot_read_in_one_sentence_and_lives(describing, raw):
     refusal = describing._sites["north"].ask(raw, deadline_s=60)
-    assert refusal.reason.endswith("bytes are not a message of protocol version 4.")
+    assert refusal.reason.endswith("bytes are not a message of protocol version 5.")
     assert describing.ask({"north": m.Describe()}, deadline_s=60).received["north"].name == "north"
 
 

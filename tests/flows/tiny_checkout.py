@@ -68,11 +68,11 @@ class Checkout:
     def params(self) -> dict[str, Any]:
         return yaml.safe_load((self.folder / "params.yaml").read_text())
 
-    def set_params(self, values: dict[str, dict[str, Any]]) -> None:
+    def set_params(self, values: dict[str, Any]) -> None:
         """Change sections of params.yaml."""
         params = self.params()
         for section, changed in values.items():
-            params[section].update(changed)
+            params[section] = params[section] | changed if isinstance(changed, dict) else changed
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
     def store(self):
