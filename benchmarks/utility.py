@@ -109,7 +109,7 @@ def overlaid(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`base` with `changes`, section by section; neither is changed."""
     merged = dict(base)
     for key, value in changes.items():
-        merged[key] = overlaid(merged.get(key, {}), value) if isinstance(value, dict) else value
+        merged[key] = overlaid(merged.get(key) or {}, value) if isinstance(value, dict) else value
     return merged
 
 
