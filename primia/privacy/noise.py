@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -37,14 +38,15 @@ class SystemNoise:
 
     Normal values come from the Box-Muller transform in float64; each is half the sum of four, so that the few
     floating-point values one transform can reach do not betray what the noise was added to (Mironov 2012; Holohan &
-    Braghin 2021, section 4). A source that lives through a fork would repeat itself in the child, so it refuses.
+    Braghin 2021, section 4). A source that lives through a fork would repeat itself in the child, so it refuses;
+    threads may share one, and none gets what another got.
     """
 
     def __init__(self) -> None:
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
         self._keystream = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(os.urandom(16))).encryptor()
-        self._process = os.getpid()
+        self._process, self._lock = os.getpid(), threading.Lock()
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Independent standard normal values of this shape, float64."""
@@ -84,4 +86,6 @@ class SystemNoise:
     def _words(self, n: int) -> NDArray[np.uint64]:
         """(n,) uniform words of 64 bits: the next of the keystream."""
         assert os.getpid() == self._process, "a noise source must not be shared with a forked process"
-        return np.frombuffer(self._keystream.update(bytes(8 * n)), dtype="<u8")
+        zeros = bytes(8 * n)
+        with self._lock:
+            return np.frombuffer(self._keystream.update(zeros), dtype="<u8")

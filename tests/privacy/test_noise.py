@@ -1,4 +1,5 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -43,6 +44,13 @@ def test_no_two_sources_and_no_two_draws_are_alike():
     values = torch.cat(draws)
     assert len(torch.unique(values)) > 3990
     assert len(torch.unique(torch.cat([first.uniform(1000), second.uniform(1000)]))) == 2000
+
+
+def test_threads_may_share_a_source_and_none_gets_what_another_got():
+    source = SystemNoise()
+    with ThreadPoolExecutor(4) as threads:
+        values = torch.cat(list(threads.map(source.uniform, [200_000] * 16)))
+    assert len(values.unique()) == len(values)
 
 
 def test_uniform_values_fill_the_unit_interval():
