@@ -44,8 +44,8 @@ _SITE_PROCESS = "primia.federation.site_process"
 def train_without_protocol(pipe: Connection, params: Params, name: str, folder: Path) -> None:
     """One hospital's process: for every number of a round that arrives, train and validate, and answer the CPU time."""
     from primia.data.image_set import load_image_set
+    from primia.federation.drafting import draft_plan, privacy_plan
     from primia.federation.messages import Description
-    from primia.federation.plan import draft_plan, privacy_plan
     from primia.federation.weights import head_vector
     from primia.federation.work import LocalWork
     from primia.privacy.noise import SystemNoise

@@ -7,28 +7,21 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from primia.attacks.bounds import reconstruction_bound
 from primia.attacks.budget import Budget
 from primia.attacks.contract import Advance, Outcome, Part, counted
-from primia.attacks.reconstruct import gradients_of, reconstruct
-from primia.attacks.scene import Scene, inputs_of, one_image_each, vector_of
+from primia.attacks.inverting import HELD_OUT, Inverter, updates_of
+from primia.attacks.scene import Scene, one_image_each
 from primia.attacks.similarity import Likeness, psnr, ssim, summary
 from primia.errors import DataError
-from primia.models.released import ReleasedModel
 
 CONVINCING = 0.5
 _BLOCK = 10  # patients of one part
-_AT_ONCE = 2**26  # values of gradients that are held at a time
-_PIXELS_AT_ONCE = 2**21  # of images
 # A step takes as long for a pixel as for so many values of a gradient: what matters for large images and volumes.
 _VALUES_OF_A_PIXEL = 2**8
-_HELD_OUT = 2  # patients that choose the weight of the total variation
 _OWN = 0.25  # share of the candidates that only the attacker uses
-_LESS = 8  # times fewer steps of a short attempt
-_WANDERING = 0.05  # deviation of the smooth change from which a further attempt starts
 
 
 @dataclass(frozen=True)
@@ -77,15 +70,15 @@ class GradientInversion:
         deal = _dealt(scene)
         rows = deal.pool[index * _BLOCK : min((index + 1) * _BLOCK, self._patients(scene))]
         average = scene.candidates.images[deal.own].float().mean(dim=0)
-        attacker = _Attacker(scene, model, average=average, joint=self.mask == "joint")
+        attacker = Inverter(scene, model, average=average, joint=self.mask == "joint")
         arms: dict[str, Callable[[], Tensor]] = {
-            "undefended": lambda: _updates(scene, model, rows, defended=False),
-            "nobody": lambda: _updates(scene, model, rows, defended=True, anybody=False),
+            "undefended": lambda: updates_of(scene, model, rows, defended=False),
+            "nobody": lambda: updates_of(scene, model, rows, defended=True, anybody=False),
         }
         if scene.declared is not None:
-            arms["attacked"] = lambda: _updates(scene, model, rows, defended=True)
-        attacker.tell(advance, patients=len(rows) * len(arms) + _HELD_OUT)
-        variation = attacker.choose_variation(deal.own[:_HELD_OUT])
+            arms["attacked"] = lambda: updates_of(scene, model, rows, defended=True)
+        attacker.tell(advance, patients=len(rows) * len(arms) + HELD_OUT)
+        variation = attacker.choose_variation(deal.own[:HELD_OUT])
         images, pool = scene.candidates.images[rows].float(), scene.candidates.images[deal.pool].float()
         labels = scene.candidates.labels[rows].long()
         lineups = _lineups(scene, len(deal.pool), first=index * _BLOCK, patients=len(rows))
@@ -147,165 +140,17 @@ class GradientInversion:
         return min(scene.budget.inversion_patients, affordable, len(_dealt(scene).pool))
 
 
-class _Attacker:
-    """What all arms share: model, prior knowledge and effort."""
-
-    def __init__(self, scene: Scene, model: ReleasedModel, *, average: Tensor, joint: bool) -> None:
-        self._scene, self._model, self._average, self._joint = scene, model, average, joint
-        weights = sum(weight.numel() for weight in model.network.head.parameters())
-        self._at_once = max(1, min(_AT_ONCE // weights, _PIXELS_AT_ONCE // average.numel()))
-        self._tell: Callable[[int], None] = lambda done: None
-
-    def tell(self, advance: Advance, *, patients: int) -> None:
-        """Count patients towards so many."""
-        done = 0
-
-        def count(more: int) -> None:
-            nonlocal done
-            done += more
-            advance(done, patients)
-
-        self._tell = count
-
-    def choose_variation(self, rows: Tensor) -> float:
-        """The weight with which undefended updates of `rows` give the truest images."""
-        choices = self._scene.budget.inversion_variations
-        images, labels = self._scene.candidates.images[rows].float(), self._scene.candidates.labels[rows].long()
-        updates = _updates(self._scene, self._model, rows, defended=False)
-        quality = []
-        for choice in choices:
-            found = self._attempt(
-                updates, self._targets(updates, labels), start=self._start(len(rows)), variation=choice
-            )[0]
-            quality.append(float(psnr(found, images).mean()))
-        self._tell(len(rows))
-        return choices[max(range(len(choices)), key=lambda place: quality[place])]
-
-    def find(self, updates: Tensor, labels: Tensor, *, variation: float, purpose: tuple[object, ...]) -> Tensor:
-        """The best image for each update, (n, 1, *shape); `labels` serve as masks only."""
-        generator = self._scene.generator("inversion", self._model.round, *purpose)
-        found = torch.empty(len(updates), *self._average.shape)
-        for rows in torch.split(torch.arange(len(updates)), self._at_once):
-            targets = self._targets(updates[rows], labels[rows])
-            tried = [
-                self._from_the_best(updates[rows], targets, variation=variation, generator=generator)
-                for _ in range(self._scene.budget.inversion_seeds)
-            ]
-            found[rows] = _fittest(tried)[0]
-            self._tell(len(rows))
-        return found
-
-    def _from_the_best(
-        self, updates: Tensor, targets: Tensor, *, variation: float, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        budget = self._scene.budget
-        starts = [self._start(len(updates), generator) for _ in range(budget.inversion_restarts)]
-        start = starts[0]
-        if len(starts) > 1:
-            steps = budget.inversion_steps // _LESS
-            short = [self._attempt(updates, targets, start=each, variation=variation, steps=steps) for each in starts]
-            start = _fittest(short)[0]
-        return self._attempt(updates, targets, start=start, variation=variation)
-
-    def _attempt(
-        self, updates: Tensor, targets: Tensor, *, start: Tensor, variation: float, steps: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        network, mean, std = self._model.network, self._model.mean, self._model.std
-        training = self._scene.training
-        beliefs = torch.zeros_like(targets, requires_grad=True) if self._joint and targets.ndim > 2 else None
-
-        def gradient_of(images: Tensor) -> Tensor:
-            wanted = targets if beliefs is None else beliefs.softmax(dim=1)
-            return gradients_of(network.head, network.front((images - mean) / std).float(), wanted, loss=training.loss)
-
-        return reconstruct(
-            updates,
-            gradient_of,
-            start=start,
-            steps=self._scene.budget.inversion_steps if steps is None else steps,
-            variation=torch.full((len(updates),), variation),
-            beliefs=beliefs,
-        )
-
-    def _targets(self, updates: Tensor, labels: Tensor) -> Tensor:
-        classes = len(self._model.classes)
-        if labels.ndim > 1:
-            return functional.one_hot(labels, classes).movedim(-1, 1).float()
-        return functional.one_hot(read_labels(self._model.network.head, updates), classes).float()
-
-    def _start(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """The average image, changed smoothly and at random if a generator is given; (n, 1, *shape)."""
-        start = self._average.expand(n, *self._average.shape).clone()
-        if generator is None:
-            return start
-        shape = start.shape[2:]
-        coarse = _WANDERING * torch.randn(n, 1, *(4 for _ in shape), generator=generator)
-        mode = "bicubic" if len(shape) == 2 else "trilinear"
-        return (start + functional.interpolate(coarse, size=shape, mode=mode)).clamp(0, 1)
-
-
-def read_labels(head: nn.Module, updates: Tensor) -> Tensor:
-    """The class of each update's image, (n,) int64: the one whose bias in the last layer is to grow (Zhao et al. 2020).
-
-    Args:
-        head: whose last parameter with one value for each class is that bias.
-        updates: gradients, (n, weights), in the order of the parameters' names.
-    """
-    sizes = {name: weight.numel() for name, weight in sorted(head.named_parameters())}
-    last = [name for name, weight in head.named_parameters() if weight.ndim == 1][-1]
-    first = sum(size for name, size in sizes.items() if name < last)
-    return updates[:, first : first + sizes[last]].argmin(dim=1)
-
-
 def _flat(image: Tensor) -> Tensor:
     """What a picture shows of an image: all of it, or of a volume the middle slice."""
     return image if image.ndim == 2 else image[..., image.shape[-1] // 2]
 
 
-def _fittest(tried: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Of several (images, losses) the image with the least loss, for each row."""
-    losses = torch.stack([loss for _, loss in tried])
-    best = losses.argmin(dim=0)
-    rows = torch.arange(len(best))
-    return torch.stack([images for images, _ in tried])[best, rows], losses[best, rows]
-
-
-def _updates(scene: Scene, model: ReleasedModel, rows: Tensor, *, defended: bool, anybody: bool = True) -> Tensor:
-    """One step's update for each of `rows` alone, (n, weights); without `anybody`, of nobody."""
-    head, noise, declared = model.network.head, scene.noise_source(), scene.declared
-    clip_norm, noise_multiplier = scene.undefended()
-    if defended and declared is not None:
-        clip_norm, noise_multiplier = declared.clip_norm, declared.noise_multiplier
-    inputs, labels = inputs_of(model, scene.candidates.images[rows]), scene.candidates.labels[rows]
-    seen = [
-        vector_of(
-            scene.step(
-                head,
-                inputs=inputs,
-                labels=labels,
-                patients_drawn=[torch.tensor(row)] if anybody else [],
-                clip_norm=clip_norm,
-                noise_multiplier=noise_multiplier,
-                expected_batch=1,
-                noise=noise,
-                precision=scene.training.precision,
-                loss=scene.training.loss,
-            )
-        )
-        for row in range(len(rows))
-    ]
-    if not anybody and noise_multiplier == 0:  # an update of zeros fits every image
-        generator = scene.generator("nobody", model.round, rows.tolist())
-        return torch.randn(len(seen), len(seen[0]), generator=generator)
-    return torch.stack(seen)
-
-
 def _dealt(scene: Scene) -> _Deal:
     rows, gallery = one_image_each(scene.candidates, scene.generator("inversion")), scene.settings.gallery
     own = min(int(_OWN * len(rows)), len(rows) - gallery)
-    if own < _HELD_OUT:
+    if own < HELD_OUT:
         raise DataError(
-            f"The attack needs {gallery + _HELD_OUT} candidate patients, but there are {len(rows)}; "
+            f"The attack needs {gallery + HELD_OUT} candidate patients, but there are {len(rows)}; "
             "lower attack.gallery or add test patients."
         )
     return _Deal(own=rows[:own], pool=rows[own:])

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from primia.config import Params
 from primia.data.image_set import ImageSet
 from primia.errors import DataError
+from primia.federation.drafting import draft_plan
 from primia.federation.messages import Description
-from primia.federation.plan import Plan, draft_plan
+from primia.federation.plan import Plan
 from primia.federation.summed_statistics import PooledStatistics, pooled_statistics, statistics_values
 from primia.federation.summed_validation import evaluate_values
 from primia.federation.summed_validation import validation as validation_of

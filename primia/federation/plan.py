@@ -2,24 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from primia.config import Model, Params, SecureAggregation, Server, Training, Volume
+from primia.config import Model, SecureAggregation, Server, Training, Volume
 from primia.consistency import SEGMENTING
-from primia.errors import ConfigError, ProtocolError
-from primia.federation.messages import Description, Digest, Name
+from primia.errors import ProtocolError
+from primia.federation.messages import Digest, Name
 from primia.models.networks import Network, build_network
 from primia.models.released import ReleasedModel
-from primia.privacy.accounting import Release, noise_multiplier_for
+from primia.privacy.accounting import Release
 from primia.privacy.shares import NoiseShare, share_plan
 from primia.secagg.quantise import Quantiser
 from primia.secagg.session import Purpose, RunName
-from primia.secagg.threshold import threshold
 
-_UNNAMED = "unnamed-run"
+UNNAMED = "unnamed-run"  # until the roll has been called
 
 
 class _Part(BaseModel):
@@ -223,7 +221,7 @@ class Plan(_Part):
 
     def fingerprint(self) -> str:
         """The digest without the name of the run: equal for two runs of the same plan."""
-        return self.model_copy(update={"run": _UNNAMED}).digest()
+        return self.model_copy(update={"run": UNNAMED}).digest()
 
 
 def read_plan(raw: bytes) -> Plan:
@@ -240,98 +238,3 @@ def read_plan(raw: bytes) -> Plan:
     if plan.canonical() != raw:
         raise ProtocolError("The plan is not written in its canonical form.")
     return plan
-
-
-def privacy_plan(params: Params) -> PrivacyPlan | None:
-    """Calibrate the noise so that statistics and training spend the target, and all validations together, too.
-
-    None without differential privacy.
-    """
-    privacy = params.privacy
-    if not privacy.enabled:
-        return None
-    return PrivacyPlan(
-        trust=privacy.trust,
-        curious=privacy.curious,
-        target_epsilon=privacy.target_epsilon,
-        delta=privacy.delta,
-        clip_norm=privacy.clip_norm,
-        noise_multiplier=noise_multiplier_for(
-            target_epsilon=privacy.target_epsilon,
-            delta=privacy.delta,
-            sampling_rate=privacy.sampling_rate,
-            steps=params.federation.rounds * privacy.local_steps,
-            other=[Release(sampling_rate=1.0, noise_multiplier=privacy.statistics_noise, steps=1)],
-            discrete=privacy.trust == "distributed",
-        ),
-        sampling_rate=privacy.sampling_rate,
-        site_population=privacy.site_population,
-        expected_batch=privacy.sampling_rate * privacy.site_population,
-        views=privacy.views,
-        local_steps=privacy.local_steps,
-        learning_rate=privacy.learning_rate,
-        statistics_noise=privacy.statistics_noise,
-        validation_noise=noise_multiplier_for(
-            target_epsilon=privacy.target_epsilon,
-            delta=privacy.delta,
-            sampling_rate=1.0,
-            steps=params.federation.rounds,
-        ),
-    )
-
-
-def described_hospital(description: Description) -> Hospital:
-    """The roster's entry of a site that described itself."""
-    return Hospital(identity=description.identity.hex(), data=description.data)
-
-
-def draft_plan(
-    params: Params,
-    descriptions: Mapping[str, Description],
-    *,
-    privacy: PrivacyPlan | None,
-    known: Mapping[str, Hospital] | None = None,
-    student: StudentPlan | None = None,
-) -> Plan:
-    """The plan of `params`, still without a name of its run.
-
-    Args:
-        params: all of params.yaml.
-        descriptions: of the sites that described themselves.
-        privacy: see `privacy_plan`.
-        known: hospitals of an interrupted run of this plan that are absent now.
-        student: what is taught, if the run does not train on labels.
-
-    Raises:
-        ConfigError: a site answers under another name or was prepared with other classes or pixels.
-    """
-    for name, described in descriptions.items():
-        depth = None if params.preprocess.volume is None else params.preprocess.volume.depth
-        said = (described.name, described.classes, described.pixels, described.depth)
-        if said != (name, params.ingest.classes, params.preprocess.pixels, depth):
-            raise ConfigError(
-                f"Hospital {name} holds {described.pixels}-pixel images of {', '.join(described.classes)} as "
-                f"{described.name}, which is not what params.yaml says; run the preprocess stage again."
-            )
-    hospitals = {name: described_hospital(described) for name, described in descriptions.items()} | dict(known or {})
-    return Plan(
-        run=_UNNAMED,
-        hospitals={name: hospitals[name] for name in params.preprocess.hospitals if name in hospitals},
-        classes=params.ingest.classes,
-        pixels=params.preprocess.pixels,
-        volume=params.preprocess.volume,
-        synthetic=params.ingest.source == "phantom",
-        model=params.model,
-        threshold=threshold(len(hospitals)),
-        rounds=params.federation.rounds,
-        average=params.federation.average,
-        release=params.federation.release,
-        server=params.federation.server,
-        patience=params.federation.patience,
-        rollback_margin=params.federation.rollback_margin,
-        training=params.training,
-        secure_aggregation=params.secure_aggregation,
-        weights="images" if privacy is None else "equal",
-        privacy=privacy,
-        student=student,
-    )

@@ -9,9 +9,10 @@ from primia.federation.channel import Channel, UnavailableError, ask
 from primia.federation.checkpoint import RoundRecord, absent_hospitals, open_run
 from primia.federation.cohort import START_DEADLINE_S
 from primia.federation.coordinator import Coordinator, FederationResult
+from primia.federation.drafting import described_hospital, draft_plan, privacy_plan
 from primia.federation.floors import Floors
 from primia.federation.local_channel import LocalChannel
-from primia.federation.plan import Plan, PrivacyPlan, StudentPlan, described_hospital, draft_plan, privacy_plan
+from primia.federation.plan import Plan, PrivacyPlan, StudentPlan
 
 
 def federate(

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from primia.attacks.contract import Verdict
-from primia.attacks.inversion import GradientInversion, read_labels
+from primia.attacks.inversion import GradientInversion
+from primia.attacks.inverting import read_labels
 from primia.attacks.lenet import lenet_control
 from primia.attacks.reconstruct import gradients_of, reconstruct, scales_of, total_variation
 from primia.attacks.similarity import Likeness, psnr, ssim, summary

@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
+from describing import described
 from federating import calibrated, parameters, write_sites
 
-from primia.federation.messages import Description
-from primia.federation.plan import draft_plan
+from primia.federation.drafting import draft_plan
 
 
 @pytest.fixture(scope="session")
@@ -24,11 +24,7 @@ def plan_with(params_with):
 
     def plan(*, privacy=None, **changes):
         params = params_with(**changes)
-        described = {
-            name: Description(name=name, identity=bytes(32), data="0" * 64, classes=params.ingest.classes, pixels=16)
-            for name in params.preprocess.hospitals
-        }
-        return draft_plan(params, described, privacy=privacy)
+        return draft_plan(params, described(params), privacy=privacy)
 
     return plan
 

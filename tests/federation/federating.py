@@ -15,8 +15,8 @@ from primia.federation.channel import Answers
 from primia.federation.checkpoint import open_run
 from primia.federation.codec import decode_request, decode_response, encode
 from primia.federation.coordinator import Coordinator
+from primia.federation.drafting import privacy_plan
 from primia.federation.floors import Floors
-from primia.federation.plan import privacy_plan
 from primia.federation.refusals import refusal_of
 from primia.federation.run import describe
 from primia.federation.site import Site

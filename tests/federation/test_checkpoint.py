@@ -5,8 +5,8 @@ import pytest
 
 from primia.errors import FederationError
 from primia.federation.checkpoint import GlobalModel, Progress, RoundRecord, Trained, absent_hospitals, open_run
+from primia.federation.drafting import draft_plan
 from primia.federation.messages import Description
-from primia.federation.plan import draft_plan
 from primia.federation.server_optimiser import ServerState
 from primia.federation.summed_statistics import PooledStatistics
 

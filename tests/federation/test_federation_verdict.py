@@ -7,8 +7,8 @@ import pytest
 from federating import NAMES
 
 from primia.federation.checkpoint import GlobalModel, Progress, RoundRecord, Trained
+from primia.federation.drafting import draft_plan
 from primia.federation.messages import Description
-from primia.federation.plan import draft_plan
 from primia.federation.server_optimiser import ServerState
 from primia.federation.summed_statistics import PooledStatistics
 from primia.federation.verdict import judged, reason_to_stop

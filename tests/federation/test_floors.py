@@ -1,12 +1,12 @@
 import json
 
 import pytest
+from describing import described
 from federating import FIVE
 
 from primia.errors import ConfigError, SiteRefusal
+from primia.federation.drafting import draft_plan
 from primia.federation.floors import Floors, check_plan, check_survivors, read_floors
-from primia.federation.messages import Description
-from primia.federation.plan import draft_plan
 
 PATH = "state/floors.json"
 
@@ -14,11 +14,7 @@ PATH = "state/floors.json"
 @pytest.fixture
 def plan(params_with):
     params = params_with(preprocess__hospitals=list(FIVE))
-    described = {
-        name: Description(name=name, identity=bytes(32), data="0" * 64, classes=params.ingest.classes, pixels=16)
-        for name in FIVE
-    }
-    return draft_plan(params, described, privacy=None)
+    return draft_plan(params, described(params), privacy=None)
 
 
 def test_a_missing_file_stands_for_the_defaults(tmp_path):

@@ -1,17 +1,13 @@
 import json
 
 import pytest
+from describing import described
 
-from primia.errors import ConfigError, ProtocolError
+from primia.errors import ProtocolError
 from primia.federation.budget import epsilon_so_far
-from primia.federation.messages import Description
-from primia.federation.plan import PrivacyPlan, StudentPlan, draft_plan, privacy_plan, read_plan
-from primia.privacy.accounting import Release, epsilon_of
-
-
-def described(params, **changes):
-    fields = {"identity": bytes(32), "data": "0" * 64, "classes": params.ingest.classes, "pixels": 16, **changes}
-    return {name: Description(**{"name": name, **fields}) for name in params.preprocess.hospitals}
+from primia.federation.drafting import draft_plan, privacy_plan
+from primia.federation.plan import PrivacyPlan, StudentPlan, read_plan
+from primia.privacy.accounting import epsilon_of
 
 
 @pytest.fixture
@@ -71,19 +67,6 @@ def test_a_plan_in_another_form_is_refused(plan):
         read_plan(b"{")
 
 
-@pytest.mark.parametrize("change", [{"pixels": 32}, {"classes": ("normal", "viral", "bacterial")}, {"name": "east"}])
-def test_a_site_prepared_otherwise_is_named(params_with, change):
-    params = params_with()
-    with pytest.raises(ConfigError, match="run the preprocess stage again"):
-        draft_plan(params, described(params, **change), privacy=None)
-
-
-@pytest.mark.parametrize(("hospitals", "threshold"), [(3, 3), (4, 3), (5, 4), (6, 5), (7, 5), (10, 7)])
-def test_two_thirds_of_the_hospitals_must_stay(params_with, hospitals, threshold):
-    params = params_with(preprocess__hospitals=[f"h{n}" for n in range(hospitals)])
-    assert draft_plan(params, described(params), privacy=None).threshold == threshold
-
-
 def test_private_weights_are_equal_and_public(params_with):
     params = params_with(privacy__enabled=True)
     privacy = PrivacyPlan(
@@ -105,20 +88,6 @@ def test_private_weights_are_equal_and_public(params_with):
     plan = draft_plan(params, described(params), privacy=privacy)
     assert plan.weights == "equal"
     assert read_plan(plan.canonical()) == plan
-
-
-def test_the_noise_is_calibrated_to_all_steps_of_all_rounds(params_with):
-    privacy = privacy_plan(
-        params_with(privacy__enabled=True, privacy__sampling_rate=0.25, privacy__local_steps=2, federation__rounds=5)
-    )
-    trained = [Release(sampling_rate=0.25, noise_multiplier=privacy.noise_multiplier, steps=2)] * 5
-    statistics = Release(sampling_rate=1.0, noise_multiplier=2.0, steps=1)
-    validated = [Release(sampling_rate=1.0, noise_multiplier=privacy.validation_noise, steps=1)] * 5
-    for spent in ([statistics, *trained], validated):
-        assert 0.98 * 8.0 <= epsilon_of(spent, delta=1e-3) <= 8.0 + 1e-3
-    assert trained[0] == privacy.release("train") and statistics == privacy.release("statistics")
-    assert privacy.expected_batch == 5.0
-    assert privacy_plan(params_with()) is None
 
 
 def test_the_curve_of_epsilon_rises_to_what_the_plan_spends(params_with):

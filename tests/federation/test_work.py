@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from describing import described
 from federating import image_set
 
 from primia.errors import DataError
+from primia.federation.drafting import draft_plan
 from primia.federation.local_normalisation import LocalNormalisation, normalisation_weights
-from primia.federation.messages import Description
-from primia.federation.plan import PrivacyPlan, draft_plan
+from primia.federation.plan import PrivacyPlan
 from primia.federation.weights import head_vector, load_head
 from primia.federation.work import LocalWork
 from primia.models.networks import build_network
@@ -53,11 +54,7 @@ def start():
 def plan_with(params_with):
     def plan(**changes):
         params = params_with(**changes)
-        described = {
-            name: Description(name=name, identity=bytes(32), data="0" * 64, classes=params.ingest.classes, pixels=16)
-            for name in params.preprocess.hospitals
-        }
-        return draft_plan(params, described, privacy=PRIVACY if params.privacy.enabled else None)
+        return draft_plan(params, described(params), privacy=PRIVACY if params.privacy.enabled else None)
 
     return plan
 
