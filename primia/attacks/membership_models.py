@@ -30,16 +30,8 @@ def train_reference(scene: Scene, fold: int, number: int, advance: Advance, *, d
     learned = at.half(number, scene.generator("membership", "halves", fold, number // 2))
     rows = dealt.rows(learned)
     done = affordable_rounds(scene, patients=len(learned), images=len(rows))
-    head = train_as_declared(
-        scene,
-        inputs=inputs_of_deal(scene, dealt)[rows],
-        labels=dealt.labels[rows],
-        patients=dealt.patients[rows],
-        rounds=done,
-        generator=scene.generator("membership", "reference", fold, number),
-        advance=advance,
-        defended=defended,
-    )
+    generator = scene.generator("membership", "reference", fold, number)
+    head = _trained(scene, dealt, rows, rounds=done, generator=generator, advance=advance, defended=defended)
     out = ~torch.isin(dealt.patients[dealt.rows(at.pool)], learned)
     return Part(
         {"reference_patients": len(learned), "reference_rounds": done, "rounds": rounds_of(scene)},
@@ -137,17 +129,32 @@ def _of_fold(scene: Scene, references: Sequence[Part], fold: int) -> Sequence[Pa
 
 def _target(scene: Scene, dealt: Deal, fold: int, advance: Advance, *, rounds: int, defended: bool) -> Part:
     rows = dealt.rows(dealt.folds[fold].members)
-    head = train_as_declared(
+    generator = scene.generator("membership", "stand-in", fold)
+    head = _trained(scene, dealt, rows, rounds=rounds, generator=generator, advance=advance, defended=defended)
+    return Part({}, _confidence(scene, dealt, fold, head))
+
+
+def _trained(
+    scene: Scene,
+    dealt: Deal,
+    rows: Tensor,
+    *,
+    rounds: int,
+    generator: torch.Generator,
+    advance: Advance,
+    defended: bool,
+) -> nn.Module:
+    """A head trained on some images of the deal."""
+    return train_as_declared(
         scene,
         inputs=inputs_of_deal(scene, dealt)[rows],
         labels=dealt.labels[rows],
         patients=dealt.patients[rows],
         rounds=rounds,
-        generator=scene.generator("membership", "stand-in", fold),
+        generator=generator,
         advance=advance,
         defended=defended,
     )
-    return Part({}, _confidence(scene, dealt, fold, head))
 
 
 def _confidence(scene: Scene, dealt: Deal, fold: int, head: nn.Module) -> dict[str, Tensor]:
