@@ -22,7 +22,8 @@ class ImageSet:
     `images` is (images, 1, pixels, pixels) float16 in [0, 1], or (images, 1, pixels, pixels, depth) where every image
     is a volume. `labels` is (images,) int64, an index into `classes`, or with masks such an index for every pixel,
     (images, pixels, pixels) or (images, pixels, pixels, depth) uint8. `patients` is (images,) int64, an index into
-    `patient_ids`. Where images are slices, those of a patient follow one another upwards.
+    `patient_ids`. Where images are slices, those of a patient follow one another upwards. `hospitals` names that of
+    each of `patient_ids`, or is empty: where all are of one hospital, it goes without saying.
     """
 
     images: Tensor
@@ -31,6 +32,7 @@ class ImageSet:
     image_ids: tuple[str, ...]
     patient_ids: tuple[str, ...]
     classes: tuple[str, ...]
+    hospitals: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count, spatial = len(self.image_ids), self.images.shape[2:]
@@ -39,6 +41,7 @@ class ImageSet:
         assert self.labels.dtype in (torch.int64, torch.uint8)
         assert self.labels.shape == ((count, *spatial) if self.masks else (count,))
         assert self.patients.dtype == torch.int64 and self.patients.shape == (count,)
+        assert len(self.hospitals) in (0, len(self.patient_ids))
         for values, names in ((self.labels, self.classes), (self.patients, self.patient_ids)):
             assert count == 0 or (int(values.min()) >= 0 and int(values.max()) < len(names))
 
@@ -71,6 +74,7 @@ class ImageSet:
             image_ids=tuple(self.image_ids[i] for i in index.tolist()),
             patient_ids=tuple(self.patient_ids[i] for i in occurring.tolist()),
             classes=self.classes,
+            hospitals=tuple(self.hospitals[i] for i in occurring.tolist()) if self.hospitals else (),
         )
 
 
@@ -83,6 +87,8 @@ def save_image_set(path: Path, image_set: ImageSet) -> None:
         "patient_ids": image_set.patient_ids,
         "classes": image_set.classes,
     }
+    if image_set.hospitals:
+        names["hospitals"] = image_set.hospitals
     tensors = {
         "images": image_set.images.contiguous(),
         "labels": image_set.labels.contiguous(),
@@ -106,6 +112,7 @@ def load_image_set(path: Path) -> ImageSet:
             image_ids=tuple(names["image_ids"]),
             patient_ids=tuple(names["patient_ids"]),
             classes=tuple(names["classes"]),
+            hospitals=tuple(names.get("hospitals", ())),
         )
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; run the preprocess stage (dvc repro preprocess).") from error

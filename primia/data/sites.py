@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,9 @@ def build_site_sets(
     rows = read_manifest(raw / "manifest.csv")
     label_values = _label_values(raw, rows, classes=classes)
     origin = origin_of(raw, rows)
-    places = deal(_patients(rows, classes=classes), settings, classes=None if label_values else classes)
+    patients = _patients(rows, classes=classes)
+    home = {patient.name: patient.hospital for patient in patients}
+    places = deal(patients, settings, classes=None if label_values else classes)
     by_place: dict[Place, list[ManifestRow]] = defaultdict(list)
     for row in rows:
         by_place[places[row.patient]].append(row)
@@ -81,6 +83,8 @@ def build_site_sets(
         here = Lost(sum(sample.foreground for sample in samples), sum(sample.lost for sample in samples))
         lost += here
         image_set = _image_set(samples, by_place[place], classes=classes)
+        if place.split == "test" and settings.dealing == "natural":
+            image_set = replace(image_set, hospitals=tuple(home[patient] for patient in image_set.patient_ids))
         save_image_set(path, image_set)
         return _counts(image_set, lost=here)
 

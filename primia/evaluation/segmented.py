@@ -34,7 +34,7 @@ class Segmented:
     """What the model marked and how good that was; `figures` is the content of metrics.json.
 
     Per patient, in the order of their numbers, and structure, (patients, structures): `dice`, and NaN in `hd95` and
-    `surface_dice` where a structure is in neither map.
+    `surface_dice` where a structure is in neither map. `hospitals` are theirs, (patients,), "" where unknown.
     """
 
     figures: dict[str, Any]
@@ -42,6 +42,7 @@ class Segmented:
     hd95: Floats
     surface_dice: Floats
     patients: Sequence[int]
+    hospitals: Sequence[str]
     structures: tuple[str, ...]
     shown: Sequence[Overlay]
 
@@ -55,14 +56,19 @@ class Segmented:
         with files.folder_in_progress(folder) as progress:
             files.write_json(progress / "metrics.json", self.figures)
             # Numbers, not names: these files travel with the model, and a file name may hold a name.
-            files.write_csv(progress / "patients.csv", ["patient", "structure", *_FIGURES], self._rows())
+            files.write_csv(progress / "patients.csv", ["patient", "hospital", "structure", *_FIGURES], self._rows())
             save_overlays(progress / "pictures.safetensors", self.shown)
 
     def _rows(self) -> Iterator[list[object]]:
         for row, patient in enumerate(self.patients):
             for column, name in enumerate(self.structures):
                 values = (getattr(self, figure)[row, column] for figure in _FIGURES)
-                yield [patient, name, *("" if np.isnan(value) else f"{value:.6f}" for value in values)]
+                yield [
+                    patient,
+                    self.hospitals[row],
+                    name,
+                    *("" if np.isnan(value) else f"{value:.6f}" for value in values),
+                ]
 
 
 def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation) -> Segmented:
@@ -97,6 +103,11 @@ def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation) -
         mean, *each = mean_intervals(values, resamples=settings.bootstrap, seed=settings.seed)
         figures[name] = mean
         figures[f"{name}_by_structure"] = dict(zip(structures, each, strict=True))
+    hospitals = [test.hospitals[patient] if test.hospitals else "" for patient in patients]
+    figures["by_hospital"] = {
+        hospital: _of_hospital(dice[[home == hospital for home in hospitals]], structures, settings)
+        for hospital in sorted(set(hospitals) - {""})
+    }
     of_patient = dice.mean(axis=1)
     order = np.argsort(of_patient, kind="stable")
     worst_first = [patients[row] for row in order]
@@ -110,6 +121,7 @@ def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation) -
         hd95=hd95,
         surface_dice=surface_dice,
         patients=patients,
+        hospitals=hospitals,
         structures=structures,
         shown=overlays(
             test,
@@ -120,6 +132,12 @@ def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation) -
             of_volumes=model.volume is not None,
         ),
     )
+
+
+def _of_hospital(dice: Floats, structures: Sequence[str], settings: Evaluation) -> dict[str, Any]:
+    """What metrics.json says of the test patients of one hospital; dice is (patients, structures)."""
+    mean, *each = mean_intervals(dice, resamples=settings.bootstrap, seed=settings.seed)
+    return {"patients": len(dice), "dice": mean, "dice_by_structure": dict(zip(structures, each, strict=True))}
 
 
 @torch.no_grad()

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -33,6 +34,16 @@ def test_a_set_comes_back_from_disk_as_it_was(tmp_path):
         written.classes,
     )
     assert len(read) == 4 and read.pixels == 4
+
+
+def test_the_hospital_of_each_patient_comes_back_and_goes_along(tmp_path):
+    written = dataclasses.replace(image_set([0, 0, 2, 1]), hospitals=("north", "hill", "river"))
+    save_image_set(tmp_path / "test.safetensors", written)
+    read = load_image_set(tmp_path / "test.safetensors")
+    assert read.hospitals == ("north", "hill", "river")
+    assert read.subset(torch.tensor([3, 2])).hospitals == ("hill", "river")
+    with pytest.raises(AssertionError):
+        dataclasses.replace(written, hospitals=("north",))
 
 
 @pytest.mark.parametrize("depth", [None, 3])

@@ -64,6 +64,25 @@ def test_a_set_holds_each_images_pixels_label_and_patient(raw):
             assert torch.equal(image_set.images[i], load_image(raw / rows[name].path, pixels=16))
 
 
+def test_only_the_test_set_says_from_which_hospital_its_patients_come_and_only_where_they_come_from_one(tmp_path):
+    settings = Ingest(source="phantom", folder="", classes=("normal", "bacterial", "viral"), phantom={"patients": 40})
+    ingest(settings, hospitals=HOSPITALS, target=tmp_path / "raw")
+    home = {row.patient: row.hospital for row in read_manifest(tmp_path / "raw" / "manifest.csv")}
+    for dealing in ("natural", "iid"):
+        build_site_sets(
+            Preprocess(pixels=16, hospitals=HOSPITALS, dealing=dealing),
+            classes=settings.classes,
+            raw=tmp_path / "raw",
+            sites=tmp_path / "sites",
+            test=tmp_path / "test",
+        )
+        sets = all_sets(tmp_path / "raw")
+        test = sets.pop("test")
+        assert not any(image_set.hospitals for image_set in sets.values())
+        assert test.hospitals == (tuple(home[name] for name in test.patient_ids) if dealing == "natural" else ())
+    assert set(home.values()) == set(HOSPITALS)
+
+
 def test_the_summary_counts_what_the_files_hold(raw):
     summary = build(raw)
     sites = json.loads((raw.parent / "sites" / "summary.json").read_text())

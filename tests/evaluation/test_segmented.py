@@ -71,6 +71,23 @@ def test_a_model_that_is_right_everywhere_is_perfect():
     assert (figures["unit"], figures["images"], figures["patients"]) == ("mm", 30, 6)
 
 
+def test_dice_of_each_hospital_is_that_of_its_patients_alone(tmp_path):
+    names = ("north", "hill", "north", "north", "", "hill")
+    test = dataclasses.replace(slices(wrong=0.2), hospitals=names)
+    result = judged(test, Volume(spacing=SPACING))
+    result.write(tmp_path / "evaluation")
+    found = result.figures["by_hospital"]
+    assert list(found) == ["hill", "north"]
+    assert (found["hill"]["patients"], found["north"]["patients"]) == (2, 3)
+    of_hill = result.dice[[1, 5]]
+    assert found["hill"]["dice"]["value"] == pytest.approx(of_hill.mean())
+    assert found["hill"]["dice_by_structure"]["posterior"]["value"] == pytest.approx(of_hill[:, 1].mean())
+    assert found["north"]["dice"]["low"] <= found["north"]["dice"]["value"] <= found["north"]["dice"]["high"]
+    with (tmp_path / "evaluation" / "patients.csv").open() as stream:
+        assert [row["hospital"] for row in csv.DictReader(stream)][::2] == list(names)
+    assert judged(slices()).figures["by_hospital"] == {}
+
+
 def test_dice_is_hard_and_of_whole_patients_with_an_interval_around_it():
     test = slices(wrong=0.2)
     result = judged(test, Volume(spacing=SPACING))
