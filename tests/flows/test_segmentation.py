@@ -33,7 +33,7 @@ def test_the_report_shows_overlays_and_says_that_nothing_answers_encrypted_image
     assert "It marks lungs in greyscale images." in card
     assert "It answers on plain images only" in card and "## Encrypted diagnosis" not in card
     assert "| Dice of lungs |" in card
-    assert [f"| {name} | " in card for name in ("north", "river", "hill")] == [True] * 3, "Dice by hospital"
+    assert "| Dice by hospital of the test patients |" in card and "\n| river | " in card
     assert {"overlays.png", "dice.png"} <= {path.name for path in (segmented.folder / "results/report/plots").iterdir()}
 
 
