@@ -1,11 +1,13 @@
 """Finding the image behind an update: what the attacker of an inversion knows, and how hard it tries."""
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from primia.attacks.budget import Budget
 from primia.attacks.contract import Advance
 from primia.attacks.reconstruct import gradients_of, reconstruct
 from primia.attacks.scene import Scene, inputs_of, vector_of
@@ -26,6 +28,8 @@ class Inverter:
         self._scene, self._model, self._average, self._joint = scene, model, average, joint
         weights = sum(weight.numel() for weight in model.network.head.parameters())
         self._at_once = max(1, min(_AT_ONCE // weights, _PIXELS_AT_ONCE // average.numel()))
+        self._device = device_for(scene.budget)
+        self._network = copy.deepcopy(model.network).to(self._device)
         self._tell: Callable[[int], None] = lambda done: None
 
     def tell(self, advance: Advance, *, patients: int) -> None:
@@ -82,22 +86,23 @@ class Inverter:
     def _attempt(
         self, updates: Tensor, targets: Tensor, *, start: Tensor, variation: float, steps: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        network, mean, std = self._model.network, self._model.mean, self._model.std
-        training = self._scene.training
+        network, mean, std = self._network, self._model.mean, self._model.std
+        loss, targets = self._scene.training.loss, targets.to(self._device)
         beliefs = torch.zeros_like(targets, requires_grad=True) if self._joint and targets.ndim > 2 else None
 
         def gradient_of(images: Tensor) -> Tensor:
             wanted = targets if beliefs is None else beliefs.softmax(dim=1)
-            return gradients_of(network.head, network.front((images - mean) / std).float(), wanted, loss=training.loss)
+            return gradients_of(network.head, network.front((images - mean) / std).float(), wanted, loss=loss)
 
-        return reconstruct(
-            updates,
+        images, losses = reconstruct(
+            updates.to(self._device),
             gradient_of,
-            start=start,
+            start=start.to(self._device),
             steps=self._scene.budget.inversion_steps if steps is None else steps,
-            variation=torch.full((len(updates),), variation),
+            variation=torch.full((len(updates),), variation, device=self._device),
             beliefs=beliefs,
         )
+        return images.cpu(), losses.cpu()
 
     def _targets(self, updates: Tensor, labels: Tensor) -> Tensor:
         classes = len(self._model.classes)
@@ -114,6 +119,11 @@ class Inverter:
         coarse = _WANDERING * torch.randn(n, 1, *(4 for _ in shape), generator=generator)
         mode = "bicubic" if len(shape) == 2 else "trilinear"
         return (start + functional.interpolate(coarse, size=shape, mode=mode)).clamp(0, 1)
+
+
+def device_for(budget: Budget) -> torch.device:
+    """Where images are looked for: with the full budget on a GPU where there is one, else on the processor."""
+    return torch.device("cuda" if budget.name == "full" and torch.cuda.is_available() else "cpu")
 
 
 def read_labels(head: nn.Module, updates: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def reconstruct(
     a sum of images of 8, 16, 32, … pixels: the coarse ones move in a few steps what single pixels need hundreds for.
 
     Args:
-        observed: gradients, (n, weights).
+        observed: gradients, (n, weights); everything is on the device of `start`.
         gradient_of: the attacker's copy of what makes gradients; row i knows what is known of image i.
         start: images in [0, 1], (n, 1, *shape) with two or three axes.
         steps: of Adam.
@@ -44,7 +44,7 @@ def reconstruct(
     """
     shape = start.shape[2:]
     scales = [
-        torch.zeros(len(start), 1, *sides, dtype=start.dtype, requires_grad=True)
+        torch.zeros(len(start), 1, *sides, dtype=start.dtype, device=start.device, requires_grad=True)
         for sides in zip(*_scales_along(shape), strict=True)
     ]
     mode = "bilinear" if len(shape) == 2 else "trilinear"

@@ -55,7 +55,7 @@ class LocalJet(nn.Module):
         images = images.float()
         maps = torch.cat([images, *self._derivatives(images)], dim=1)
         maps = functional.group_norm(maps, maps.shape[1]).clamp(-_LARGEST, _LARGEST)
-        places = _places(images.shape[2:]).expand(len(images), *[-1] * (1 + self.dims))
+        places = _places(images.shape[2:]).to(images.device).expand(len(images), *[-1] * (1 + self.dims))
         return torch.cat([maps, places], dim=1).half().movedim(1, -1).contiguous()
 
     def _derivatives(self, images: Tensor) -> Iterator[Tensor]:
@@ -117,7 +117,7 @@ def _along(maps: Tensor, kernel: Tensor, *, axis: int) -> Tensor:
 def _matrix(kernel: Tensor, side: int) -> Tensor:
     """What convolving a line of `side` pixels with `kernel` does, (side, side)."""
     reach = len(kernel) // 2
-    padded = functional.pad(torch.eye(side)[:, None], (reach, reach), mode="replicate")
+    padded = functional.pad(torch.eye(side, device=kernel.device)[:, None], (reach, reach), mode="replicate")
     return functional.conv1d(padded, kernel.view(1, 1, -1))[:, 0].T
 
 

@@ -88,7 +88,8 @@ class Scattering(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Scatter images (n, 1, p, p) of any float type: (n, 217, p/8, p/8) float32."""
         assert images.shape[1:] == (1, self.pixels, self.pixels), tuple(images.shape)
-        out = torch.empty(len(images), CHANNELS, self.pixels // STRIDE, self.pixels // STRIDE)
+        side = self.pixels // STRIDE
+        out = torch.empty(len(images), CHANNELS, side, side, device=images.device)
         # With a graph only for whoever asks for it: an attacker who looks for an image.
         with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
             for start in range(0, len(images), _CHUNK):
@@ -156,7 +157,7 @@ def _moduli(spectra: Tensor, wavelets: Tensor) -> Tensor:
     aliases, angles, small, _ = wavelets.shape
     fold = math.isqrt(aliases)
     parts = torch.view_as_real(spectra).flatten(-2)  # (n, 1, s, 2·s): real and imaginary parts alternate
-    folded = torch.zeros(len(spectra), angles, small, 2 * small)
+    folded = torch.zeros(len(spectra), angles, small, 2 * small, device=spectra.device)
     for alias in range(aliases):
         row, column = divmod(alias, fold)
         block = parts[:, :, row * small : (row + 1) * small, 2 * column * small : 2 * (column + 1) * small]

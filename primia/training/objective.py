@@ -27,7 +27,7 @@ def row_losses(logits: Tensor, labels: Tensor, loss: str) -> Tensor:
     """
     masks = logits.dim() > 2
     assert loss in LOSSES and (masks or loss == "cross_entropy"), loss
-    each = torch.zeros(len(logits))
+    each = torch.zeros(len(logits), device=logits.device)
     if loss != "dice":
         each = functional.cross_entropy(logits, labels, reduction="none")
         each = each.flatten(1).mean(dim=1) if masks else each
@@ -42,7 +42,7 @@ def _dice(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.dim() == logits.dim():
         true = labels[:, 1:].flatten(2)
     else:
-        numbers = torch.arange(1, logits.shape[1]).view(-1, 1)
+        numbers = torch.arange(1, logits.shape[1], device=logits.device).view(-1, 1)
         true = (labels.flatten(1)[:, None] == numbers).to(found.dtype)
     return (2 * (found * true).sum(dim=2) + _SMOOTH) / (found.sum(dim=2) + true.sum(dim=2) + _SMOOTH)
 

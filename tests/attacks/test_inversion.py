@@ -7,15 +7,17 @@ from scenes import CLASSES, SMALL, images_of, model_of, report_of, scene_of
 from torch import nn
 from torch.nn import functional
 
+from primia.attacks.budget import BUDGETS
 from primia.attacks.contract import Verdict
 from primia.attacks.inversion import GradientInversion
-from primia.attacks.inverting import read_labels
+from primia.attacks.inverting import device_for, read_labels
 from primia.attacks.lenet import lenet_control
 from primia.attacks.reconstruct import gradients_of, reconstruct, scales_of, total_variation
 from primia.attacks.similarity import Likeness, psnr, ssim, summary
 from primia.data.image_set import ImageSet
 from primia.data.phantom_set import labelled_phantoms, phantom_images
 from primia.errors import DataError
+from primia.models.networks import build_network
 
 SMALL_INVERSION = dataclasses.replace(SMALL, inversion_patients=6, inversion_steps=40)
 
@@ -174,6 +176,36 @@ def test_gradients_are_those_of_single_backward_passes():
         named = dict(head.named_parameters())
         single = torch.autograd.grad(loss, [named[name] for name in sorted(named)])
         torch.testing.assert_close(together[row], torch.cat([each.flatten() for each in single]), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["scattering", "convnet", "jet", "unet", "monet"])
+def test_everything_that_finds_an_image_stays_on_the_device_of_its_start(architecture):
+    masks = architecture in ("jet", "unet", "monet")
+    device = torch.device("meta")  # whose tensors refuse to meet those of the processor, as those of a GPU do
+    network = build_network(architecture, classes=3, pixels=32, seed=1).to(device)
+    targets = torch.zeros(2, 32, 32, dtype=torch.int64) if masks else torch.zeros(2, dtype=torch.int64)
+    targets = functional.one_hot(targets, 3).movedim(-1, 1).float().to(device)
+    weights = sum(weight.numel() for weight in network.head.parameters())
+
+    def gradient_of(images):
+        loss = "dice_cross_entropy" if masks else "cross_entropy"
+        return gradients_of(network.head, network.front(images).float(), targets, loss=loss)
+
+    images, losses = reconstruct(
+        torch.zeros(2, weights, device=device),
+        gradient_of,
+        start=torch.zeros(2, 1, 32, 32, device=device),
+        steps=1,
+        variation=torch.zeros(2, device=device),
+    )
+    assert images.device == losses.device == device and images.shape == (2, 1, 32, 32)
+
+
+def test_a_graphics_processor_is_for_the_full_budget(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [device_for(BUDGETS[name]).type for name in ("quick", "standard", "full")] == ["cpu", "cpu", "cuda"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_for(BUDGETS["full"]).type == "cpu"
 
 
 def test_scales_end_at_the_image_and_begin_coarse():
