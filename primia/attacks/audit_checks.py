@@ -9,7 +9,7 @@ import torch
 
 from primia.attacks.audit_bounds import least_separation, separation_of
 from primia.attacks.contract import Check
-from primia.attacks.noise_record import FALSE_ALARM, ROUNDING
+from primia.attacks.noise_record import FALSE_ALARM, ROUNDING, SKEW
 from primia.attacks.scene import Declared
 
 _SHORT = 0.01  # by so much bfloat16 may leave a clipped gradient short of the clip norm
@@ -35,11 +35,12 @@ def signal_check(scores: torch.Tensor, *, declared: Declared, steps: int) -> Che
     )
 
 
-def sampling_checks(scores: torch.Tensor, *, declared: Declared, steps: int) -> tuple[Check, Check]:
+def sampling_checks(scores: torch.Tensor, *, declared: Declared, steps: int) -> tuple[Check, ...]:
     """Whether canaries take part at the declared rate and by the toss of a coin, counted without noise.
 
     `scores` are (inserted,). Drawn without replacement, as a shuffled loader draws, nearly all would take part equally
-    often; the number that takes part exactly as often as is likeliest is binomial, too.
+    often; the number that takes part exactly as often as is likeliest is binomial, too. And nobody's taking part tells
+    of another's.
     """
     from scipy.stats import binom
 
@@ -69,6 +70,27 @@ def sampling_checks(scores: torch.Tensor, *, declared: Declared, steps: int) -> 
             f"Of {inserted} canaries {often:.0f} took part in exactly {likeliest} of {steps} steps, which independent "
             "draws do not do: patients are not sampled as accounted.",
         ),
+        _companions(took_part, rate=rate, steps=steps),
+    )
+
+
+def _companions(took_part: torch.Tensor, *, rate: float, steps: int) -> Check:
+    """Largest correlation of how often canaries took part with that of their neighbours, at any distance."""
+    from scipy.stats import norm
+
+    deviation = math.sqrt(steps * rate * (1 - rate))
+    value, distances = 0.0, max(1, len(took_part) // 2)
+    if deviation > 0:
+        spectrum = torch.fft.rfft((took_part.double() - steps * rate) / deviation)
+        around = torch.fft.irfft(spectrum.abs().square(), n=len(took_part))[1 : distances + 1]
+        value = float(around.abs().max()) / len(took_part) ** 0.5
+    return Check(
+        name="companions",
+        value=value,
+        low=0.0,
+        high=float(norm.isf(FALSE_ALARM / 2 / distances)) + SKEW,
+        broken=f"How often canaries took part agrees with their neighbours' by {value:.3g} standard errors: they are "
+        "drawn together, so that one tells of the other, and sampling does not hide them as accounted.",
     )
 
 

@@ -86,6 +86,13 @@ def _cancelling(values: Any) -> Any:
     return values
 
 
+def _of_two_values(values: Any) -> Any:
+    """Of the right deviation, and nothing but plus or minus it."""
+    values = np.asarray(values)
+    found = np.where(values < 0, -1.0, 1.0) * np.sqrt(np.square(values, dtype=np.float64).mean())
+    return np.rint(found).astype(values.dtype) if values.dtype.kind == "i" else found
+
+
 @dataclass(frozen=True)
 class ByImage:
     """`private_gradient` or `train_private` for which every image is a patient of its own."""
@@ -144,6 +151,10 @@ def _cancelling_noise(scene: Scene) -> Scene:
     return replace(scene, noise=FlawedNoise(scene.noise_source(), _cancelling))
 
 
+def _noise_of_two_values(scene: Scene) -> Scene:
+    return replace(scene, noise=FlawedNoise(scene.noise_source(), _of_two_values))
+
+
 def _images_for_patients(scene: Scene) -> Scene:
     return replace(scene, step=ByImage(scene.step), trainer=ByImage(scene.trainer))
 
@@ -181,6 +192,7 @@ MUTATIONS: dict[str, Callable[[Scene], Scene]] = {
     "noise repeated": _repeated_noise,
     "some weights without noise": _spared_weights,
     "noise that cancels": _cancelling_noise,
+    "noise of two values": _noise_of_two_values,
     "images taken for patients": _images_for_patients,
     "a third of epsilon claimed": _third_of_epsilon,
     "composition forgotten": _composition_forgotten,

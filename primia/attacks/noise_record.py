@@ -16,7 +16,7 @@ FALSE_ALARM = 1e-7  # chance of an honest release to be outside one check's rang
 ROUNDING = 1e-3  # of what is observed as a difference of float32 weights
 _KEPT = 2**22  # values that are compared between releases, at most
 _KEPT_PER_RELEASE = 2**14
-_SKEW = 1.5  # standard errors by which sums of a few hundred products of Gaussians exceed a normal distribution's tail
+SKEW = 1.5  # standard errors by which sums of a few hundred products of Gaussians exceed a normal distribution's tail
 
 
 class NoiseRecord:
@@ -54,7 +54,7 @@ class NoiseRecord:
         self._bare.append(whole[:: math.ceil(len(whole) / self._kept_each)].clone())
 
     def checks(self) -> tuple[Check, ...]:
-        """Its size as a whole, on every tensor and weight, and its independence within and between releases."""
+        """Its size as a whole, on every tensor and weight, its shape, and its independence within and between them."""
         coordinates = torch.cat(list(self._squares.values()))
         found = [
             size_check("noise", [float(coordinates.sum())], [len(coordinates) * self.releases], "the release"),
@@ -65,6 +65,7 @@ class NoiseRecord:
                 "a tensor of the release",
             ),
             weights_check(coordinates, releases=self.releases),
+            shape_check(torch.cat(self._bare)),
             self._within(),
         ]
         if self.releases > 1:
@@ -81,7 +82,7 @@ class NoiseRecord:
             name="noise_within",
             value=value,
             low=0.0,
-            high=float(norm.isf(FALSE_ALARM / 2 / len(every))) + _SKEW,
+            high=float(norm.isf(FALSE_ALARM / 2 / len(every))) + SKEW,
             broken=f"Parts of one release's noise agree by {value:.3g} standard errors: they are the same noise, so "
             "that their difference, or their sum, shows what it should hide.",
         )
@@ -133,6 +134,25 @@ def weights_check(squares: Tensor, *, releases: int) -> Check:
         high=high + ROUNDING,
         broken=f"One weight carries {value:.3g} times the declared noise over {releases} releases: "
         "it shows what the others hide.",
+    )
+
+
+def shape_check(bare: Tensor) -> Check:
+    """Largest distance of the distribution from a normal one of the same deviation (Kolmogorov-Smirnov); bare is flat.
+
+    Noise of the right deviation may still take few values, which who knows the candidates tells from its sums.
+    """
+    from scipy.stats import kstest, kstwo
+
+    deviation = float(bare.square().mean().sqrt())
+    value = float(kstest((bare / deviation).numpy(), "norm").statistic) if deviation else 1.0
+    return Check(
+        name="noise_shape",
+        value=value,
+        low=0.0,
+        # The deviation being that of the values themselves, the distance is rather smaller than for a known one.
+        high=float(kstwo.isf(FALSE_ALARM, len(bare))) + ROUNDING,
+        broken=f"The noise is {value:.3g} away from a normal distribution: it is not the noise that was accounted.",
     )
 
 

@@ -1,7 +1,7 @@
 """Gradient retrieval: whose image made this update? Worst case, every candidate's image and label being known."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -29,6 +29,8 @@ _BLOCK = 2**28
 _GROUP = 256  # gradients compared at once
 _SLICE = 2**17  # weights compared at once, in float64
 _RECORDED = 20  # updates of each part whose noise is examined weight by weight
+_CROWDS, _CROWD = 8, 8  # steps of several patients in each part, and how many take part
+_INEXACT = 0.05  # of what one patient changes, as a difference of two sums that were computed in bfloat16
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class GradientRetrieval:
 
     `view` is what it sees: `step`, as the accountant's adversary does, or `round`, the change that leaves a hospital.
 
-    Facts: weights; patients; longest, the longest noiseless update in clip norms; noise and noise_error, what noise
+    Facts: weights; patients; longest, the longest noiseless update in clip norms; influence, the most by which one
+    patient's taking part changed the noiseless sum over several, in clip norms; noise and noise_error, what noise
     added to the updates, in the declared deviation, and the standard error of that; curve, the same attack at other
     noise multipliers.
     """
@@ -49,7 +52,7 @@ class GradientRetrieval:
     round: str = "released"
     view: Literal["step", "round"] = "step"
 
-    version = 3
+    version = 4
     tier = "worst case"
 
     @property
@@ -95,8 +98,11 @@ class GradientRetrieval:
         values["longest"] = float(lengths.max()) / scene.declared.clip_norm
         values["noise"] = []
         if self.view == "step":
+            # Two views, since a source that always begins alike repeats itself only in another one.
+            views = [self._view(scene, candidates) for _ in range(2)]
             deviation = scene.declared.noise_seen * scene.declared.clip_norm
-            values["noise"] = [asdict(check) for check in _recorded(view, lineups, deviation=deviation)]
+            values["noise"] = [asdict(check) for check in _recorded(views, lineups, deviation=deviation)]
+            values["influence"] = _influence(view, lineups) / scene.declared.clip_norm
         values["curve"] = [
             _attempt(self._view(_noisier(scene, sigma), candidates), lineups, defended=True, count=count).successes
             for sigma in curve
@@ -119,15 +125,15 @@ class GradientRetrieval:
             seen = declared.taking_part() if self.view == "step" else declared.one_round()
             bound = reconstruction_bound(seen, chance=chance)
             promise = f"The declared privacy of one {self.view}"
-            facts["longest"] = max(
-                (part.values["longest"] for part in parts), key=lambda value: (value != value, value)
-            )
+            facts["longest"] = _largest(part.values["longest"] for part in parts)
             checks, limits = (_clipping(facts["longest"]),), _untested(facts["longest"])
             if self.view == "step":
                 squares = sum(part.values["residual"] for part in parts) / (total * facts["weights"])
                 facts["noise"] = squares**0.5 / (declared.noise_seen * declared.clip_norm)
                 facts["noise_error"] = (2 * total * facts["weights"]) ** -0.5
-                checks = (*checks, _noise(facts), *_worst(parts))
+                facts["influence"] = _largest(part.values["influence"] for part in parts)
+                inexact = ROUNDING if scene.training.precision == "float32" else _INEXACT
+                checks = (*checks, _sensitivity(facts["influence"], inexact=inexact), _noise(facts), *_worst(parts))
         if self._draws_curve(scene):
             facts["curve"] = self._curve(scene, parts, total=total)
         return Outcome(
@@ -232,14 +238,38 @@ def unlikelihoods(updates: Tensor, gradients: Any, *, patients: int, most_steps:
     return torch.cat(columns, dim=1)
 
 
-def _recorded(view: View, lineups: Lineups, *, deviation: float) -> tuple[Check, ...]:
-    """What the noise of a few updates shows beyond its size as a whole, which all updates tell."""
+def _recorded(views: Sequence[View], lineups: Lineups, *, deviation: float) -> tuple[Check, ...]:
+    """What the noise of a few updates shows beyond its size as a whole, which all updates tell; views take turns."""
     patients = lineups.patients[:_RECORDED].tolist()
-    record = NoiseRecord(releases=len(patients))
-    for patient in patients:
+    record, empty = NoiseRecord(releases=len(patients)), NoiseRecord(releases=len(patients))
+    for turn, patient in enumerate(patients):
+        view = views[turn % len(views)]
         noise = view.update([patient], defended=True) - view.clean(patient, defended=True)
         record.add({"update": noise.double() / deviation})
-    return tuple(check for check in record.checks() if check.name in ("noise_of_weights", "noise_within", "repetition"))
+        empty.add({"update": view.update([], defended=True).double() / deviation})
+    told = [check for check in record.checks() if check.name not in ("noise", "noise_of_tensors")]
+    size = next(check for check in empty.checks() if check.name == "noise")
+    return *told, replace(size, name="noise_of_nobody", broken=f"When nobody takes part: {size.broken}")
+
+
+def _influence(view: View, lineups: Lineups) -> float:
+    """The most by which one patient's taking part changes a step of a few, without noise.
+
+    Clipping that depends on who else takes part bounds every patient alone, and nobody among others.
+    """
+    most = 0.0
+    for members in lineups.members[:_CROWDS, :_CROWD].tolist():
+        lengths = [float(view.clean(row, defended=False).double().norm()) for row in members]
+        whole = view.together(members).double()
+        for place in {0, lengths.index(max(lengths)), lengths.index(min(lengths))}:
+            rest = view.together(members[:place] + members[place + 1 :]).double()
+            most = _largest((most, float((whole - rest).norm())))
+    return most
+
+
+def _largest(values: Iterable[float]) -> float:
+    """The largest, or NaN if one is no number."""
+    return max(values, key=lambda value: (value != value, value))
 
 
 def _worst(parts: Sequence[Part]) -> list[Check]:
@@ -261,6 +291,17 @@ def _clipping(longest: float) -> Check:
         high=1 + ROUNDING,
         broken=f"The noiseless update of one patient is {longest:.3g} times as long as the clip norm: "
         "clipping is skipped or wrong, so the accounted privacy does not hold.",
+    )
+
+
+def _sensitivity(influence: float, *, inexact: float) -> Check:
+    return Check(
+        name="influence",
+        value=influence,
+        low=0.0,
+        high=1 + inexact,
+        broken=f"One patient's taking part changes the noiseless sum over several by {influence:.3g} clip norms: what "
+        "is kept of a patient depends on who else takes part, so the accounted privacy does not hold.",
     )
 
 

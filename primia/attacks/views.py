@@ -68,6 +68,9 @@ class View(Protocol):
     def clean(self, row: int, *, defended: bool) -> Tensor:
         """The noiseless gradient of one candidate, (weights,) float32; clipped if it is defended."""
 
+    def together(self, drawn: list[int]) -> Tensor:
+        """The noiseless sum of the clipped gradients of several candidates in one step, (weights,) float32."""
+
     @property
     def most_steps(self) -> int:
         """How many times the gradient of a patient who takes part may be in an update."""
@@ -104,6 +107,11 @@ class StepView:
         if 2 * len(self._candidates) * gradient.numel() <= KEPT:
             self._kept[row, clip_norm] = gradient
         return gradient
+
+    def together(self, drawn: list[int]) -> Tensor:
+        """As `View.together`."""
+        assert self._scene.declared is not None
+        return self._release(drawn, self._scene.declared.clip_norm, 0.0)
 
     def _release(self, drawn: list[int], clip_norm: float, noise_multiplier: float) -> Tensor:
         released = self._scene.step(
@@ -142,6 +150,10 @@ class RoundView:
     def clean(self, row: int, *, defended: bool) -> Tensor:
         """As `View.clean`: of one step at the weights that the round began with."""
         return self._step.clean(row, defended=defended)
+
+    def together(self, drawn: list[int]) -> Tensor:
+        """As `View.together`."""
+        return self._step.together(drawn)
 
     def update(self, drawn: list[int], *, defended: bool) -> Tensor:
         """As `View.update`."""

@@ -261,8 +261,8 @@ def test_an_honest_release_is_not_flagged_and_both_controls_do_what_they_must(ho
     low, high = honest.negative.interval(0.999)
     assert low <= 0.5 <= high
     assert {check.name for check in honest.checks} == {
-        "noise", "noise_of_tensors", "noise_of_weights", "noise_within", "repetition",
-        "signal", "sampling", "independence", "separation", "accounting"
+        "noise", "noise_of_tensors", "noise_of_weights", "noise_shape", "noise_within", "repetition",
+        "signal", "sampling", "independence", "companions", "separation", "accounting"
     }  # fmt: skip
     assert check_of(honest, "noise").value == pytest.approx(1.0, abs=0.02)
     assert check_of(honest, "accounting").value == pytest.approx(1.0, abs=1e-6)
@@ -294,6 +294,7 @@ EXPECTED = {
     "images taken for patients": {"signal", "separation"},
     "a third of epsilon claimed": {"accounting"},
     "composition forgotten": {"accounting"},
+    "noise of two values": {"noise_shape"},
     "half the sampling rate accounted": {"signal", "sampling", "independence"},
 }
 
@@ -358,6 +359,18 @@ def test_a_shuffled_loader_in_place_of_poisson_sampling_is_flagged(scene):
     outcome = audited(dataclasses.replace(scene, trainer=shuffling))
     assert "independence" in flagged(outcome)
     assert check_of(outcome, "signal").holds and check_of(outcome, "noise").holds
+
+
+def test_patients_who_are_drawn_together_are_flagged(scene, monkeypatch):
+    def in_pairs(index, *, sampling_rate, noise, views):
+        """One coin for two neighbours."""
+        patients = len(index.count)
+        drawn = (noise.uniform((patients + 1) // 2) < sampling_rate).repeat_interleave(2)[:patients]
+        first, count = index.first[drawn, None], index.count[drawn, None]
+        return index.images[first + (noise.uniform(len(count) * views).view(-1, views) * count).long()]
+
+    monkeypatch.setattr("primia.training.private.draw_patients", in_pairs)
+    assert flagged(audited(scene)) == ["companions"]
 
 
 def test_repeated_noise_draws_patients_afresh():

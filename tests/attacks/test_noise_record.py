@@ -24,7 +24,7 @@ def test_independent_noise_of_the_declared_size_raises_no_alarm():
 
 
 def test_of_one_release_everything_but_repetition_is_told():
-    assert set(recorded(releases=1)) == {"noise", "noise_of_tensors", "noise_of_weights", "noise_within"}
+    assert set(recorded(releases=1)) == {"noise", "noise_of_tensors", "noise_of_weights", "noise_shape", "noise_within"}
 
 
 def test_a_tensor_without_noise_is_found_though_the_whole_seems_right():
@@ -68,6 +68,16 @@ def test_noise_that_is_used_twice_within_a_release_is_found(way):
 
     checks = recorded(twice)
     assert "noise_within" in broken(checks) and checks["noise_within"].value > 20
+
+
+@pytest.mark.parametrize("kind", ["two values", "uniform"])
+def test_noise_of_the_right_size_and_another_distribution_is_found(kind):
+    def other(values, release):
+        if kind == "two values":
+            return values.sign()
+        return (torch.erf(values / 2**0.5)) * 3**0.5
+
+    assert "noise_shape" in broken(recorded(other))
 
 
 def test_noise_that_comes_again_is_found():

@@ -1,5 +1,7 @@
 import dataclasses
+import functools
 import math
+import os
 
 import pytest
 import torch
@@ -93,6 +95,7 @@ def test_noise_that_is_used_again_is_a_failure(tmp_path):
     [
         ("some weights without noise", "noise_of_weights"),
         ("noise that cancels", "noise_within"),
+        ("noise of two values", "noise_shape"),
         ("images taken for patients", "longest"),
     ],
 )
@@ -102,6 +105,41 @@ def test_a_flaw_that_the_deviation_of_the_noise_does_not_show_is_a_failure(tmp_p
     report = report_of(STEP, mutate(scene_of(declared=declared), mutation), tmp_path)
     assert report.verdict is Verdict.FAIL
     assert not checks_of(report)[check].holds
+
+
+def test_clipping_that_depends_on_who_else_takes_part_is_a_failure(tmp_path):
+    def by_mean(head, *, clip_norm, noise_multiplier, noise, patients_drawn, **step):
+        """All are scaled alike, so that they are as long as the clip norm on average."""
+        whole = functools.partial(private_gradient, head, noise=noise, **step)
+        each = [patients_drawn[place : place + 1] for place in range(len(patients_drawn))]
+        alone = [whole(patients_drawn=one, clip_norm=math.inf, noise_multiplier=0.0) for one in each]
+        lengths = [math.sqrt(sum(float(g.double().square().sum()) for g in one.values())) for one in alone]
+        scale = clip_norm * len(lengths) / sum(lengths) if lengths and math.isfinite(clip_norm) else 1.0
+        empty = whole(patients_drawn=patients_drawn[:0], clip_norm=clip_norm, noise_multiplier=noise_multiplier)
+        return {name: empty[name] + scale * sum(one[name] for one in alone) for name in empty}
+
+    report = report_of(STEP, scene_of(step=by_mean, model=model_of("convnet")), tmp_path)
+    checks = checks_of(report)
+    assert report.verdict is Verdict.FAIL
+    assert checks["longest"].holds, "of one patient alone"
+    assert checks["influence"].value > 1.05 and "who else takes part" in checks["influence"].broken
+
+
+def test_an_empty_step_without_noise_is_a_failure(tmp_path):
+    def quiet(head, *, patients_drawn, noise_multiplier, **step):
+        noise_multiplier = noise_multiplier if len(patients_drawn) else 0.0
+        return private_gradient(head, patients_drawn=patients_drawn, noise_multiplier=noise_multiplier, **step)
+
+    report = report_of(STEP, scene_of(step=quiet), tmp_path)
+    assert report.verdict is Verdict.FAIL
+    assert [name for name, check in checks_of(report).items() if not check.holds] == ["noise_of_nobody"]
+
+
+def test_a_source_that_always_begins_alike_is_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "urandom", lambda n: bytes(n))
+    report = report_of(STEP, scene_of(noise=None), tmp_path)
+    assert report.verdict is Verdict.FAIL
+    assert not checks_of(report)["repetition"].holds
 
 
 def test_skipped_clipping_is_a_failure(tmp_path):
