@@ -33,7 +33,7 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.utility import overlaid, prepare
+from benchmarks.grid import overlaid, prepare
 from primia.attacks.campaign import Campaign, attacks_on
 from primia.attacks.contract import AttackReport, Verdict
 from primia.attacks.lenet import lenet_control

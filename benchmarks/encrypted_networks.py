@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.utility import overlaid, prepare
+from benchmarks.grid import overlaid, prepare
 from primia.config import Params, parse_params
 from primia.data.image_set import load_image_set
 from primia.data.phantom_set import phantom_images

@@ -30,8 +30,8 @@ import torch
 import yaml
 from torch import Tensor
 
+from benchmarks.grid import overlaid, prepare
 from benchmarks.timing import Stopwatch
-from benchmarks.utility import overlaid, prepare
 from primia.config import Params, parse_params
 from primia.data.image_set import load_image_set
 from primia.evaluation.evaluate import evaluate

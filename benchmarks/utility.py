@@ -13,8 +13,6 @@ noise multiplier; the released round, its validation MCC, and the seconds of all
 """
 
 import argparse
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,23 +21,21 @@ from typing import Any
 import numpy as np
 import yaml
 
+from benchmarks import grid as grid_of_cells
+from benchmarks.grid import overlaid, prepare
 from benchmarks.utility_plot import draw_utility
 from primia.config import Params, parse_params
 from primia.data.image_set import ImageSet, load_image_set
-from primia.data.ingest import ingest
-from primia.data.sites import build_site_sets
 from primia.evaluation.classified import Classified, judge_classes
 from primia.evaluation.metrics import roc_curves
 from primia.federation.floors import Floors
 from primia.federation.run import federate
-from primia.files import read_json, write_json
+from primia.files import read_json
 
 SEEDS = (1, 2, 3)
 EPSILONS = (None, 8.0, 3.0, 1.0)
 TRUST = ("local", "distributed")
 PRETRAIN = ("none", "phantom")
-# What decides a cell, besides the images.
-DECISIVE = {"model", "training", "federation", "secure_aggregation", "privacy", "evaluation"}
 
 # A deep network cannot take every patient in every step in reasonable time; the linear head can, which wastes least.
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
@@ -105,53 +101,18 @@ def grid() -> list[Cell]:
     return cells + [Cell(deep, 8.0, "distributed", "phantom", 1) for deep in ("resnet9", "resnet18")]
 
 
-def overlaid(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`, section by section; neither is changed."""
-    merged = dict(base)
-    for key, value in changes.items():
-        merged[key] = overlaid(merged.get(key) or {}, value) if isinstance(value, dict) else value
-    return merged
-
-
 def measure(
     cells: Iterable[Cell], base: dict[str, Any], *, sites: Path, test_file: Path, state: Path, out: Path
 ) -> None:
-    """Run the cells that `out` does not hold yet, and write `out` after each.
-
-    Args:
-        cells: of the grid.
-        base: all of params.yaml as a mapping.
-        sites: holds a folder per hospital.
-        test_file: the central test set.
-        state: outlives the call, so that a killed federation is resumed; a folder per cell.
-        out: the JSON file.
-    """
-    told: dict[str, Any] = read_json(out) if out.exists() else {"cells": {}}
-    images = _images_digest(sites, test_file)
+    """Run the cells that `out` does not hold yet; see `benchmarks.grid.measure`."""
     test = load_image_set(test_file)
-    for cell in cells:
-        params = cell.params(base)
-        # Keys that are added later do not make old figures stale.
-        decisive = params.model_dump_json(include=DECISIVE, exclude_defaults=True)
-        digest = hashlib.sha256(f"{images}\0{decisive}".encode()).hexdigest()
-        if told["cells"].get(cell.name, {}).get("params_digest") == digest:
-            continue
-        told["cells"][cell.name] = {
-            **_measured(cell, params, sites=sites, test=test, state=state / digest[:16]),
-            "params_digest": digest,
-        }
-        write_json(out, told)
-        print(json.dumps({"cell": cell.name, "mcc": told["cells"][cell.name]["mcc"]}, ensure_ascii=False), flush=True)
 
+    def measured(cell: Cell, params: Params, state: Path) -> dict[str, Any]:
+        return _measured(cell, params, sites=sites, test=test, state=state)
 
-def _images_digest(sites: Path, test_file: Path) -> str:
-    """SHA-256 of all prepared images, of the hospitals and of the test set."""
-    digest = hashlib.sha256()
-    for path in sorted([*sites.rglob("*.safetensors"), test_file]):
-        digest.update(repr(path.relative_to(sites.parent).as_posix()).encode())
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+    grid_of_cells.measure(
+        cells, base, sites=sites, test_file=test_file, state=state, out=out, measured=measured, shown="mcc"
+    )
 
 
 def _measured(cell: Cell, params: Params, *, sites: Path, test: ImageSet, state: Path) -> dict[str, Any]:
@@ -184,27 +145,6 @@ def pneumonia_auc(judged: Classified) -> float:
     """Area under the ROC curve of any pneumonia against normal, by the probability of being normal."""
     curve = roc_curves(judged.probabilities, judged.labels, classes=judged.classes)["normal"]
     return float(np.trapezoid(curve.tpr, curve.fpr))
-
-
-def prepare(params: Params, folder: Path) -> None:
-    """Ingest and preprocess to `folder`, once."""
-    if (folder / "prepared.json").exists():
-        return
-    ingest(
-        params.ingest,
-        task=params.task,
-        hospitals=params.preprocess.hospitals,
-        target=folder / "raw",
-        quarantine_path=folder / "q.csv",
-    )
-    counts = build_site_sets(
-        params.preprocess,
-        classes=params.ingest.classes,
-        raw=folder / "raw",
-        sites=folder / "sites",
-        test=folder / "test",
-    )
-    write_json(folder / "prepared.json", counts)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """The command `primia attack`: attack a trained model by hand, without the pipeline."""
 
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from primia.attacks.budget import BudgetName
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from primia.attacks.campaign import Campaign
     from primia.attacks.contract import AttackReport
     from primia.attacks.scene import Scene
 
@@ -50,26 +52,56 @@ def attack(
 ) -> None:
     """Attack a trained model, and say PASS, FAIL or INCONCLUSIVE of each attack, and why.
 
-    A verdict is a result and no error: the exit status is 0 whatever it is.
+    Attacks: gradient_retrieval, round_retrieval, gradient_inversion, imprint, membership, one_run_audit. A verdict is a
+    result and no error: the exit status is 0 whatever it is. After an interruption the same command goes on.
     """
     from primia.attacks.campaign import Campaign, attacks_on
     from primia.attacks.results import write_results
     from primia.attacks.subject import subject_of
-    from primia.files import folder_in_progress
+    from primia.files import folder_in_progress, make_folder
 
+    _require_results(out)
+    make_folder(state)
     changed = {"budget": budget, "seed": seed, "pictures": pictures or None}
     scene = _scene(model, images, privacy, params, changed=changed, sites=sites)
     attacks = attacks_on(scene, names or ())
-    with _bar() as advance:
-        campaign = Campaign(scene, attacks, state, on_progress=advance)
-        with ThreadPoolExecutor(os.cpu_count()) as workers:
-            for _ in workers.map(campaign.do, campaign.jobs):
-                pass
-    reports = campaign.reports()
-    with folder_in_progress(out) as folder:
-        write_results(folder, reports, subject_of(scene))
+    try:
+        with folder_in_progress(out) as folder:  # whose place is tried before hours of work, not after them
+            with _bar() as advance:
+                campaign = Campaign(scene, attacks, state, on_progress=advance)
+                _do_all(campaign)
+            reports = campaign.reports()
+            write_results(folder, reports, subject_of(scene))
+    except KeyboardInterrupt:
+        typer.echo("primia: Interrupted; the same command goes on with the parts that are missing.", err=True)
+        sys.stderr.flush()
+        os._exit(130)  # threads under way may need minutes; what they would leave is written whole or not at all
     campaign.forget()
+    if privacy is None:
+        typer.echo("No --privacy was given: the model counts as trained without differential privacy.")
     _print(reports, out)
+
+
+def _require_results(out: Path) -> None:
+    """Refuse to replace a folder that holds anything but what this command writes."""
+    from primia.attacks.results import FILES
+    from primia.errors import ConfigError
+
+    others = sorted({path.name for path in out.iterdir()} - set(FILES)) if out.is_dir() else []
+    if others:
+        raise ConfigError(f"--out {out} holds {others[0]}, which this command did not write; name another folder.")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; name a folder.")
+
+
+def _do_all(campaign: "Campaign") -> None:
+    """Do all parts, side by side."""
+    workers = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for _ in workers.map(campaign.do, campaign.jobs):
+            pass
+    finally:
+        workers.shutdown(wait=False, cancel_futures=True)
 
 
 def _scene(
@@ -87,6 +119,7 @@ def _scene(
     settings = load_params(params)
     given = {key: value for key, value in changed.items() if value is not None}
     settings = settings.model_copy(update={"attack": settings.attack.model_copy(update=given)})
+    _require_strangers(images, sites)
     return set_scene(
         settings,
         UNSTATED if privacy is None else read_statement(privacy),
@@ -94,6 +127,20 @@ def _scene(
         candidates=load_image_set(images),
         sites=sites,
     )
+
+
+def _require_strangers(images: Path, sites: Path) -> None:
+    """Refuse candidates whom the hospitals trained or validated on, where their images lie here."""
+    from primia.data.image_set import patients_in
+    from primia.errors import DataError
+
+    candidates = patients_in(images)
+    for path in sorted(sites.glob("*/*.safetensors")):
+        if candidates & patients_in(path):
+            raise DataError(
+                f"{images} and {path} have patients in common, but attackers look for patients who were not trained "
+                "on; name the images of others, or another folder of hospitals with --sites."
+            )
 
 
 @contextmanager
@@ -108,17 +155,19 @@ def _bar() -> "Iterator[Callable[[int, int], None]]":
 
 def _print(reports: "Sequence[AttackReport]", out: Path) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("attack", "round", "verdict", "success", "bound", "undefended", "guessing")
+    names = (Column(name, no_wrap=True) for name in ("attack", "round", "verdict"))
+    table = Table(*names, f"success ({100 * reports[0].confidence:g} % interval)", "bound", "undefended", "guessing")
     for report in reports:
         outcome = report.outcome
+        low, high = outcome.trials.interval(report.confidence)
         bound = "–" if outcome.bound is None else f"{outcome.bound:.3f}"
         table.add_row(
             report.name,
             str(report.model_round),
             report.verdict.value,
-            f"{outcome.trials.rate:.3f}",
+            f"{outcome.trials.rate:.3f} ({low:.3f} to {high:.3f})",
             bound,
             f"{outcome.positive.rate:.3f}",
             f"{outcome.trials.chance:.3f}",

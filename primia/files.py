@@ -36,7 +36,7 @@ def write_bytes(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     The user's umask applies to `mode`, so that a private account stays private; a key asks for 0o600.
     """
     with _said_in_one_sentence(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         temporary = _temporary_name(path)
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -49,6 +49,18 @@ def write_bytes(path: Path, content: bytes, *, mode: int = 0o666) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and those above it, if they are not there.
+
+    Raises:
+        DataError: they cannot be made; one is a file, for instance.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"The folder {folder} cannot be made ({error.strerror}); name another place.") from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -131,9 +143,10 @@ def folder_in_progress(target: Path) -> Iterator[Path]:
     An earlier `target` stays intact until then; after an error the temporary folder is gone.
     """
     with _said_in_one_sentence(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = target.absolute()  # `.` has no name to build on
+        make_folder(target.parent)
         temporary = _temporary_name(target)
-        temporary.mkdir()
+        make_folder(temporary)
         try:
             yield temporary
             if target.exists():

@@ -240,13 +240,15 @@ def _unconvincing(facts: Mapping[str, Any], positive: Trials, confidence: float)
         meaning = "this training memorises too little for this attack"
     else:
         meaning = "this training memorises too little for this attack to tell it from what the declared privacy allows"
+    way_out = "No budget would change that: this attack decides at a smaller privacy.target_epsilon, if at all."
     if undefended["rounds"] < facts["rounds"]:
         meaning += f" in the {undefended['rounds']} of {facts['rounds']} rounds that this budget affords"
+        way_out = "A larger attack.budget trains for more of them."
     by_heart = Trials(sum(works["recognised"]), works["members"], positive.chance)
     able = by_heart.interval(confidence)[0] > facts["false_positive_high"]
     return (
         f"{meaning}. The attack's code {'works' if able else 'may be broken, too'}: of patients whom models know by "
-        f"heart it recognised {by_heart.successes} of {by_heart.total}."
+        f"heart it recognised {by_heart.successes} of {by_heart.total}. {way_out}"
     )
 
 

@@ -9,9 +9,10 @@ from safetensors.torch import save
 
 from primia.attacks.contract import AttackReport, Verdict
 from primia.attacks.document import AttackDocument
-from primia.attacks.subject import Subject
+from primia.attacks.subject import UNCOVERED, Subject
 from primia.files import write_bytes, write_csv, write_json
 
+FILES = ("attack.json", "metrics.json", "retrieval.csv", "audit.csv", "roc.csv", "pictures.safetensors")
 _SEVERITY = (Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.FAIL)
 _RETRIEVAL = "gradient_retrieval"
 # Files of points, one row each, from the facts of the attacks that draw them.
@@ -51,7 +52,7 @@ def write_results(folder: Path, reports: Sequence[AttackReport], about: Subject)
             "verdicts": {name: report.verdict for name, report in decisive.items()},
             "required": list(dict.fromkeys(name for name, _ in about.required)),
             "complete": set(about.required) <= {(report.name, report.round) for report in reports},
-            "uncovered": list(about.uncovered),
+            "uncovered": [each for each in about.uncovered if each != UNCOVERED or "membership" in by_name],
             "model_digest": about.model_digest,
             "attacked_digests": {report.round: report.model_digest for report in reports},
             "privacy_digest": about.privacy_digest,

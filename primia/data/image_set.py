@@ -1,6 +1,8 @@
 """A set of preprocessed images with their labels and patients, in memory and on disk."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,13 +99,23 @@ def save_image_set(path: Path, image_set: ImageSet) -> None:
     write_bytes(path, save(tensors, metadata={"names": json.dumps(names)}))
 
 
+def patients_in(path: Path) -> frozenset[str]:
+    """Names of the patients in a file that `save_image_set` wrote, without reading its images.
+
+    Raises:
+        DataError: as `load_image_set`.
+    """
+    with _said_of(path), safe_open(path, framework="pt") as stream:
+        return frozenset(json.loads((stream.metadata() or {})["names"])["patient_ids"])
+
+
 def load_image_set(path: Path) -> ImageSet:
     """Read what `save_image_set` wrote.
 
     Raises:
         DataError: `path` is missing, cut short, or no image set.
     """
-    try:
+    with _said_of(path):
         with safe_open(path, framework="pt") as stream:
             names = json.loads((stream.metadata() or {})["names"])
             tensors = {name: stream.get_tensor(name) for name in ("images", "labels", "patients")}
@@ -114,9 +126,16 @@ def load_image_set(path: Path) -> ImageSet:
             classes=tuple(names["classes"]),
             hospitals=tuple(names.get("hospitals", ())),
         )
+
+
+@contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; run the preprocess stage (dvc repro preprocess).") from error
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError, AssertionError) as error:
         raise DataError(
-            f"{path} is cut short or no image set; delete it and run dvc repro preprocess again."
+            f"{path} is cut short or no image set; name another one, or if the preprocess "
+            "stage wrote it, run dvc repro --force preprocess."
         ) from error

@@ -1,6 +1,9 @@
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,7 +14,7 @@ from scenes import images_of, model_of
 from primia.attacks.document import AttackDocument
 from primia.config import load_params
 from primia.data.image_set import save_image_set
-from primia.files import sha256_of_json
+from primia.files import sha256_of_folder, sha256_of_json
 from primia.models.released import load_model, save_model
 
 PRIVACY = {
@@ -56,6 +59,13 @@ def attack(folder, *arguments):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
+def wait_for(there, *, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_one_attack_by_hand_leaves_a_document_and_says_its_verdict(folder):
     done = attack(folder, "--privacy", "privacy.json", "--attack", "imprint", "--seed", "5", "--out", "found")
     assert done.returncode == 0, done.stderr
@@ -72,9 +82,56 @@ def test_one_attack_by_hand_leaves_a_document_and_says_its_verdict(folder):
 
 def test_without_a_privacy_file_the_model_counts_as_trained_without_privacy(folder):
     done = attack(folder, "--attack", "imprint")
-    assert done.returncode == 0 and "without differential privacy" in done.stdout
+    assert done.returncode == 0 and "No --privacy was given" in done.stdout
     document = json.loads((folder / "attack-results/attack.json").read_text())
     assert document["verdict"] == "FAIL" and document["privacy_digest"] is None
+
+
+@pytest.mark.parametrize("place", ["models/federated", "mine", "params.yaml", "params.yaml/found", "."])
+def test_nothing_but_earlier_results_is_replaced(folder, place):
+    (folder / "mine").mkdir()
+    (folder / "mine/notes.txt").write_text("mine")
+    before = sha256_of_folder(folder)
+    done = attack(folder, "--privacy", "privacy.json", "--attack", "imprint", "--out", place)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("primia: ") and place.split("/")[0] in done.stderr
+    assert sha256_of_folder(folder) == before
+
+
+def test_earlier_results_are_replaced(folder):
+    for seed in ("1", "2"):
+        done = attack(folder, "--privacy", "privacy.json", "--attack", "imprint", "--seed", seed)
+        assert done.returncode == 0, done.stderr
+        document = json.loads((folder / "attack-results/attack.json").read_text())
+        assert document["attacks"][0]["settings"]["seed"] == int(seed)
+
+
+def test_a_place_for_parts_that_is_a_file_is_one_sentence(folder):
+    done = attack(folder, "--privacy", "privacy.json", "--attack", "imprint", "--state", "params.yaml")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "primia: The folder params.yaml cannot be made (File exists); name another place.\n",
+    )
+
+
+def test_patients_of_the_hospitals_are_no_candidates(folder):
+    save_image_set(folder / "data/sites/hill/train.safetensors", images_of(30).subset(torch.arange(4)))
+    done = attack(folder, "--privacy", "privacy.json", "--attack", "imprint")
+    assert done.returncode == 1 and "have patients in common" in done.stderr
+    assert not (folder / "attack-results").exists()
+
+
+def test_an_interrupted_attack_says_so_at_once_and_goes_on_from_there(folder):
+    names = ("--attack", "imprint", "--attack", "gradient_inversion", "--budget", "full")
+    command = [sys.executable, "-m", "primia.cli", "attack", "--privacy", "privacy.json", *names]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        wait_for(lambda: list((folder / ".state/attack").glob("*/*.safetensors")))
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in said and "Traceback" not in said
+    assert not list(folder.glob("*attack-results*")), "nothing is half-written"
+    done = attack(folder, "--privacy", "privacy.json", "--attack", "imprint", "--budget", "full")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("options", "agreed"), [((), False), (("--pictures",), True)])
