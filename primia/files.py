@@ -125,6 +125,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; run the stage that writes it (dvc repro).") from error
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise DataError(f"{path} is no file; correct the path.") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not valid JSON ({error.msg}); run the stage that writes it again.") from error
     except UnicodeDecodeError as error:

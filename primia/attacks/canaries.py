@@ -94,9 +94,13 @@ def observe(
     rate = _DRIFT / (2**0.5 * amplitude * reach)
 
     ported = CanaryPort(head, canaries=canaries + 1, classes=classes, amplitude=amplitude)
+    noise_seen = terms.noise_seen
+    if scene.noise_with is not None and scene.declared is not None:  # the port is part of what the noise is shared for
+        parameters = sum(weight.numel() for weight in ported.parameters())
+        noise_seen *= scene.noise_with(parameters) / scene.declared.noise_seen
     present = torch.cat([coins, torch.tensor([True])])
     numbers = present.nonzero()[:, 0].repeat_interleave(IMAGES)
-    scores, noise_seen = [], NoiseRecord(releases=len(calls))
+    scores, record = [], NoiseRecord(releases=len(calls))
     for done, count in enumerate(calls):
         before = weights_of(ported)
         scene.trainer(
@@ -117,9 +121,9 @@ def observe(
         change = {name: (before[name] - weight) / rate for name, weight in weights_of(ported).items()}
         port = change.pop("port.weight").double()  # (classes, canaries + 1)
         scores.append(torch.tensor(CanaryPort.DIRECTION, dtype=torch.float64) @ port[:2, :canaries] / length)
-        if terms.noise_seen > 0:
-            deviation = length * terms.noise_seen * math.sqrt(count)
+        if noise_seen > 0:
+            deviation = length * noise_seen * math.sqrt(count)
             untouched = {"port": port[:, ~present], **change}
-            noise_seen.add({name: value / deviation for name, value in untouched.items()})
+            record.add({name: value / deviation for name, value in untouched.items()})
         on_call(sum(calls[: done + 1]))
-    return Transcript(torch.stack(scores), noise_seen)
+    return Transcript(torch.stack(scores), record)

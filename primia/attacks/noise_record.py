@@ -16,6 +16,7 @@ FALSE_ALARM = 1e-7  # chance of an honest release to be outside one check's rang
 ROUNDING = 1e-3  # of what is observed as a difference of float32 weights
 _KEPT = 2**22  # values that are compared between releases, at most
 _KEPT_PER_RELEASE = 2**14
+_FIRST = 2**10  # values of a tensor that are compared with the largest one's
 SKEW = 1.5  # standard errors by which sums of a few hundred products of Gaussians exceed a normal distribution's tail
 
 
@@ -31,6 +32,8 @@ class NoiseRecord:
         self._squares: dict[str, Tensor] = {}  # of each coordinate, summed over the releases
         self._shifted = self._mirrored = torch.zeros(0, dtype=torch.float64)
         self._bare: list[Tensor] = []
+        self._alike: dict[str, float] = {}  # products of a tensor's first values with those of the largest, summed
+        self._compared: dict[str, int] = {}
 
     @property
     def releases(self) -> int:
@@ -43,6 +46,12 @@ class NoiseRecord:
             squares = values.double().flatten().square()
             self._squares[name] = squares if name not in self._squares else self._squares[name].add_(squares)
         whole = torch.cat([values.double().flatten() for values in noise.values()])
+        largest = max(noise, key=lambda name: noise[name].numel())
+        for name in noise.keys() - {largest}:
+            count = min(_FIRST, noise[name].numel())
+            first, other = (noise[each].double().flatten()[:count] for each in (name, largest))
+            self._alike[name] = self._alike.get(name, 0.0) + float(first @ other)
+            self._compared[name] = self._compared.get(name, 0) + count
         spectrum = torch.fft.rfft(whole)
         # In standard errors of independent noise of the size that was found: shifted copies of itself, and the
         # same read backwards, in which every pair counts twice.
@@ -68,9 +77,28 @@ class NoiseRecord:
             shape_check(torch.cat(self._bare)),
             self._within(),
         ]
+        if self._alike:
+            found.append(self._between_tensors())
         if self.releases > 1:
             found.append(repetition_check(torch.stack(self._bare)))
         return tuple(found)
+
+    def _between_tensors(self) -> Check:
+        """Largest correlation of a tensor's first values with those of the largest tensor.
+
+        A stream that begins anew with every tensor repeats itself there; a bias is too short to show elsewhere.
+        """
+        from scipy.stats import norm
+
+        value = max(abs(alike) / self._compared[name] ** 0.5 for name, alike in self._alike.items())
+        return Check(
+            name="noise_between_tensors",
+            value=value,
+            low=0.0,
+            high=float(norm.isf(FALSE_ALARM / 2 / len(self._alike))) + SKEW,
+            broken=f"The first values of two tensors agree by {value:.3g} standard errors: they carry the same noise, "
+            "so that their difference shows what it should hide.",
+        )
 
     def _within(self) -> Check:
         """Largest correlation of the noise of one release with a shifted or mirrored copy of itself."""

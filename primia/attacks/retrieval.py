@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from primia.attacks.bounds import gaussian_reconstruction_bound, reconstruction_bound
 from primia.attacks.budget import Budget
@@ -28,7 +28,8 @@ _TRIALS = 200  # of one part
 _BLOCK = 2**28
 _GROUP = 256  # gradients compared at once
 _SLICE = 2**17  # weights compared at once, in float64
-_RECORDED = 20  # updates of each part whose noise is examined weight by weight
+# Updates of each part whose noise is examined weight by weight, of small heads more: a bias has but a few values.
+_RECORDED, _RECORDED_OF_SMALL, _SMALL = 20, 100, 2**20
 _CROWDS, _CROWD = 8, 8  # steps of several patients in each part, and how many take part
 _INEXACT = 0.05  # of what one patient changes, as a difference of two sums that were computed in bfloat16
 
@@ -101,7 +102,7 @@ class GradientRetrieval:
             # Two views, since a source that always begins alike repeats itself only in another one.
             views = [self._view(scene, candidates) for _ in range(2)]
             deviation = scene.declared.noise_seen * scene.declared.clip_norm
-            values["noise"] = [asdict(check) for check in _recorded(views, lineups, deviation=deviation)]
+            values["noise"] = [asdict(check) for check in _recorded(views, lineups, deviation, head=candidates.head)]
             values["influence"] = _influence(view, lineups) / scene.declared.clip_norm
         values["curve"] = [
             _attempt(self._view(_noisier(scene, sigma), candidates), lineups, defended=True, count=count).successes
@@ -238,16 +239,19 @@ def unlikelihoods(updates: Tensor, gradients: Any, *, patients: int, most_steps:
     return torch.cat(columns, dim=1)
 
 
-def _recorded(views: Sequence[View], lineups: Lineups, *, deviation: float) -> tuple[Check, ...]:
+def _recorded(views: Sequence[View], lineups: Lineups, deviation: float, *, head: nn.Module) -> tuple[Check, ...]:
     """What the noise of a few updates shows beyond its size as a whole, which all updates tell; views take turns."""
-    patients = lineups.patients[:_RECORDED].tolist()
+    sizes = {name: weight.numel() for name, weight in sorted(head.named_parameters())}
+    updates = _RECORDED_OF_SMALL if sum(sizes.values()) < _SMALL else _RECORDED
+    patients = lineups.patients[:updates].tolist()
     record, empty = NoiseRecord(releases=len(patients)), NoiseRecord(releases=len(patients))
     for turn, patient in enumerate(patients):
         view = views[turn % len(views)]
         noise = view.update([patient], defended=True) - view.clean(patient, defended=True)
-        record.add({"update": noise.double() / deviation})
+        parts = torch.split(noise.double() / deviation, list(sizes.values()))
+        record.add(dict(zip(sizes, parts, strict=True)))
         empty.add({"update": view.update([], defended=True).double() / deviation})
-    told = [check for check in record.checks() if check.name not in ("noise", "noise_of_tensors")]
+    told = [check for check in record.checks() if check.name != "noise"]
     size = next(check for check in empty.checks() if check.name == "noise")
     return *told, replace(size, name="noise_of_nobody", broken=f"When nobody takes part: {size.broken}")
 

@@ -105,6 +105,7 @@ class Scene:
         step: releases one step, as a site does.
         trainer: trains privately, as a site does.
         noise: source of noise; None is the operating system's.
+        noise_with: `noise_seen` of a head with so many weights, where it depends on that; None where not.
         privacy_digest: of the file that says what is declared; None without one.
         synthetic: the patients are nobody, so that pictures of them may be shown.
     """
@@ -121,6 +122,7 @@ class Scene:
     step: StepRelease = private_gradient
     trainer: Trainer = train_private
     noise: NoiseSource | None = None
+    noise_with: Callable[[int], float] | None = None
     privacy_digest: str | None = None
     synthetic: bool = False
 

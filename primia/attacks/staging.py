@@ -65,14 +65,17 @@ def set_scene(
         return replace(scene, declared=declared)
     parameters = sum(weight.numel() for weight in network.head.parameters())
     honest = HonestHospitals(terms.hospitals, terms.threshold, terms.curious)
-    share = honest.share(
-        clip_norm=declared.clip_norm, noise_multiplier=declared.noise_multiplier, parameters=parameters
-    )
+
+    def noise_with(parameters: int) -> float:
+        terms = {"clip_norm": declared.clip_norm, "noise_multiplier": declared.noise_multiplier}
+        return honest.deviation(honest.share(**terms, parameters=parameters))
+
     return replace(
         scene,
-        declared=replace(declared, noise_seen=honest.deviation(share)),
+        declared=replace(declared, noise_seen=noise_with(parameters)),
         step=honest.step,
         trainer=honest.train,
+        noise_with=noise_with,
     )
 
 

@@ -261,8 +261,8 @@ def test_an_honest_release_is_not_flagged_and_both_controls_do_what_they_must(ho
     low, high = honest.negative.interval(0.999)
     assert low <= 0.5 <= high
     assert {check.name for check in honest.checks} == {
-        "noise", "noise_of_tensors", "noise_of_weights", "noise_shape", "noise_within", "repetition",
-        "signal", "sampling", "independence", "companions", "separation", "accounting"
+        "noise", "noise_of_tensors", "noise_of_weights", "noise_shape", "noise_within", "noise_between_tensors",
+        "repetition", "signal", "sampling", "independence", "companions", "separation", "accounting"
     }  # fmt: skip
     assert check_of(honest, "noise").value == pytest.approx(1.0, abs=0.02)
     assert check_of(honest, "accounting").value == pytest.approx(1.0, abs=1e-6)

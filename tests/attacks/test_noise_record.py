@@ -24,7 +24,14 @@ def test_independent_noise_of_the_declared_size_raises_no_alarm():
 
 
 def test_of_one_release_everything_but_repetition_is_told():
-    assert set(recorded(releases=1)) == {"noise", "noise_of_tensors", "noise_of_weights", "noise_shape", "noise_within"}
+    assert set(recorded(releases=1)) == {
+        "noise",
+        "noise_of_tensors",
+        "noise_of_weights",
+        "noise_shape",
+        "noise_within",
+        "noise_between_tensors",
+    }
 
 
 def test_a_tensor_without_noise_is_found_though_the_whole_seems_right():
@@ -78,6 +85,14 @@ def test_noise_of_the_right_size_and_another_distribution_is_found(kind):
         return (torch.erf(values / 2**0.5)) * 3**0.5
 
     assert "noise_shape" in broken(recorded(other))
+
+
+def test_a_bias_that_begins_with_the_noise_of_the_weights_is_found():
+    def from_the_start(values, release):
+        values[3000:] = values[:3]
+        return values
+
+    assert broken(recorded(from_the_start, releases=100)) == {"noise_between_tensors"}
 
 
 def test_noise_that_comes_again_is_found():

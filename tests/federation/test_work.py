@@ -13,6 +13,7 @@ from primia.federation.work import LocalWork
 from primia.models.networks import build_network
 from primia.secagg.quantise import within_norm
 from primia.training.objective import learning_rate_of
+from primia.training.private import clipped_gradient_sum, draw_patients, train_private
 
 NETWORK = {"classes": 3, "pixels": 16, "seed": 1}
 PRIVACY = PrivacyPlan(
@@ -92,6 +93,43 @@ def test_a_restarted_site_trains_to_the_same_bits(plan_with):
     np.testing.assert_array_equal(first.delta, second.delta)
     assert first.loss == second.loss
     assert not np.array_equal(trained(site(plan), round=2).delta, first.delta)
+
+
+def test_private_training_is_asked_for_exactly_what_the_plan_accounts_for(plan_with, monkeypatch):
+    asked = {}
+
+    def recorded(head, **arguments):
+        asked.update(arguments)
+        return train_private(head, **arguments)
+
+    monkeypatch.setattr("primia.federation.work.train_private", recorded)
+    plan, images, noise = plan_with(privacy__enabled=True), image_set(patients=20, seed=0), SeededNoise(0)
+    site(plan).train(start(), mean=0.3, std=0.2, round=1, noise=noise)
+    for name in ("clip_norm", "noise_multiplier", "sampling_rate", "expected_batch", "views", "learning_rate"):
+        assert asked[name] == getattr(plan.privacy, name), name
+    assert asked["steps"] == plan.privacy.local_steps and asked["noise"] is noise
+    assert torch.equal(asked["patients"], images.patients) and torch.equal(asked["labels"], images.labels)
+    assert len(asked["inputs"]) == len(images) and asked["proximal"] == 0.0
+
+
+def test_a_share_of_the_sum_is_of_patients_clipped_and_drawn_as_the_plan_accounts_for(plan_with, monkeypatch):
+    asked, drawn = {}, {}
+
+    def summed(head, **arguments):
+        asked.update(arguments)
+        return clipped_gradient_sum(head, **arguments)
+
+    def drawing(index, **arguments):
+        drawn.update(arguments, patients=len(index.count))
+        return draw_patients(index, **arguments)
+
+    monkeypatch.setattr("primia.federation.work.clipped_gradient_sum", summed)
+    monkeypatch.setattr("primia.federation.work.draw_patients", drawing)
+    plan = plan_with(privacy__enabled=True)
+    site(plan).gradient(start(), mean=0.3, std=0.2, noise=SeededNoise(0))
+    assert (asked["clip_norm"], drawn["sampling_rate"]) == (plan.privacy.clip_norm, plan.privacy.sampling_rate)
+    assert (drawn["views"], drawn["patients"]) == (plan.privacy.views, 20)
+    assert asked["patients_drawn"].shape[1] == plan.privacy.views
 
 
 def test_local_steps_take_the_place_of_epochs(plan_with):
