@@ -384,17 +384,21 @@ def test_repeated_noise_draws_patients_afresh():
 def test_noise_in_shares_is_audited_by_what_the_attacker_sees_of_it(scene):
     # One of two hospitals is curious: the other's share is all that hides a patient.
     honest = HonestHospitals(hospitals=2, threshold=2, curious=1)
-    # The port of 801 canaries and the head.
-    parameters = 3 * 801 + 3 * 217 * 4 + 3
-    share = honest.share(clip_norm=DECLARED.clip_norm, noise_multiplier=1.5, parameters=parameters)
-    terms = dataclasses.replace(DECLARED, steps_per_round=1, discrete=True, noise_seen=honest.deviation(share))
+
+    def noise_with(parameters):
+        share = honest.share(clip_norm=DECLARED.clip_norm, noise_multiplier=1.5, parameters=parameters)
+        return honest.deviation(share)
+
+    scene = dataclasses.replace(scene, noise_with=noise_with)
+    terms = dataclasses.replace(DECLARED, steps_per_round=1, discrete=True, noise_seen=noise_with(3 * 217 * 4 + 3))
     declared = dataclasses.replace(terms, epsilon=epsilon_of(terms.everything(), delta=terms.delta))
     outcome = audited(dataclasses.replace(scene, declared=declared, trainer=honest.train))
     assert flagged(outcome) == []
     assert check_of(outcome, "noise").value == pytest.approx(1.0, abs=0.02)
     assert outcome.positive.successes == outcome.positive.total
-    less = dataclasses.replace(declared, noise_seen=1.05 * declared.noise_seen)
-    assert "noise" in flagged(audited(dataclasses.replace(scene, declared=less, trainer=honest.train)))
+    # As if the port of the canaries made the noise another.
+    other = dataclasses.replace(scene, declared=declared, trainer=honest.train, noise_with=lambda n: 1e-4 * n)
+    assert "noise" in flagged(audited(other))
 
 
 def test_without_declared_privacy_the_attacker_is_right_and_nothing_is_checked(scene):

@@ -50,6 +50,9 @@ def test_noise_in_shares_is_that_of_the_hospitals_that_trained(tmp_path):
     assert (one.step.__self__.hospitals, one.step.__self__.threshold, one.step.__self__.curious) == (5, 4, 1)
     assert two.trainer.__self__.curious == 2 and one.declared.discrete
     assert one.declared.noise_seen == pytest.approx(1.0, rel=1e-3) == two.declared.noise_seen
+    weights = sum(weight.numel() for weight in one.released.network.head.parameters())
+    # Sums of more gradients need a coarser grid, and with it a little more noise.
+    assert one.noise_with(weights) == one.declared.noise_seen < one.noise_with(1000 * weights)
 
 
 def test_without_a_statement_nothing_is_declared_and_nobody_is_synthetic(tmp_path):
