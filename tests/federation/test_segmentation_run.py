@@ -1,13 +1,10 @@
 """A federation of hospitals that mark structures: the same protocol, sums of Dice in place of counts."""
 
-import dataclasses
-
 import pytest
-import torch
-from federating import NAMES, PHANTOMS, federated, image_set, make_sites
+from federating import NAMES, federated, make_sites
+from marked_images import write_marked_sites
 
-from primia.data.image_set import load_image_set, save_image_set
-from primia.data.origin import write_origin
+from primia.data.image_set import load_image_set
 from primia.errors import PrimiaError
 from primia.evaluation.evaluate import evaluate
 from primia.federation import messages as m
@@ -24,23 +21,9 @@ SEGMENTING = {
 }
 
 
-def marked(*, patients, seed):
-    """Two images of each patient; the structure is the third of the image that is bright."""
-    images = image_set(patients=patients, seed=seed)
-    masks = torch.zeros(len(images), 16, 16, dtype=torch.uint8)
-    for mask, label in zip(masks, images.labels.tolist(), strict=True):
-        mask[5 * label : 5 * (label + 1)] = 1
-    return dataclasses.replace(images, labels=masks, classes=("background", "lungs"))
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("hospitals")
-    for index, name in enumerate(NAMES):
-        write_origin(folder / name, PHANTOMS)
-        save_image_set(folder / name / "train.safetensors", marked(patients=20, seed=index))
-        save_image_set(folder / name / "validation.safetensors", marked(patients=9, seed=100 + index))
-    return folder
+    return write_marked_sites(tmp_path_factory.mktemp("hospitals"))
 
 
 @pytest.fixture(scope="module")
