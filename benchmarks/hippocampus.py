@@ -73,14 +73,14 @@ class Cell:
     def params(self, base: dict[str, Any]) -> Params:
         """The parameters of this cell over `base`, params.yaml with a profile over it as a mapping."""
         private = self.epsilon is not None
-        unusual = PRIVATE if private and self.architecture != "jet" else OPEN if self.architecture == "jet" else {}
+        # Of the jet the profile is private, of the others it is not.
+        unusual = {} if (self.architecture == "jet") == private else PRIVATE if private else OPEN
         own: dict[str, Any] = {
             "model": {"architecture": self.architecture, "seed": self.seed},
             "training": {"seed": self.seed},
             "privacy": {"enabled": private},
         }
         if private:
-            unusual = {} if self.architecture == "jet" else PRIVATE
             own["privacy"]["target_epsilon"] = self.epsilon
         params = parse_params(overlaid(overlaid(base, unusual), own))
         if self.way == FEDERATED:
