@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from primia.attacks.budget import BudgetName
 from primia.attacks.contract import Verdict
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _Share = Field(ge=0.0, le=1.0)
 
@@ -69,6 +69,7 @@ class AttackEntry(CountedTrials):
 class AttackDocument(_Entry):
     """All of attack.json.
 
+    `confidence` is the lowest of any interval, and `gallery` the fewest candidates that an attacker chose among.
     `verdict` is the worst of all, `verdicts` the worst of each attack. `required` names every attack that applies to
     the training, and it is `complete` if all of them were made at every weights. `uncovered` names what the attacks
     published about patients whom no privacy budget covers. `model_digest` is that of the released model,
@@ -76,8 +77,10 @@ class AttackDocument(_Entry):
     privacy.json, null where none was given, and `data_hash` covers every image that an attack could read.
     """
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     budget: BudgetName
+    confidence: float = Field(gt=0.0, lt=1.0)
+    gallery: int = Field(ge=2)
     attacks: list[AttackEntry]
     verdict: Verdict
     verdicts: dict[str, Verdict]

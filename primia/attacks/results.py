@@ -47,6 +47,8 @@ def write_results(folder: Path, reports: Sequence[AttackReport], about: Subject)
     document = AttackDocument.model_validate(
         {
             "budget": reports[0].budget,
+            "confidence": min(report.confidence for report in reports),
+            "gallery": min(report.settings["gallery"] for report in reports),
             "attacks": [_finite(report.to_json()) for report in reports],
             "verdict": worst(reports).verdict,
             "verdicts": {name: report.verdict for name, report in decisive.items()},

@@ -37,6 +37,8 @@ GOOD = {
         "verdicts": dict.fromkeys(ATTACKS, "PASS"),
         "complete": True,
         "budget": "standard",
+        "confidence": 0.999,
+        "gallery": 64,
         "uncovered": [],
         "model_digest": "ab12",
         "privacy_digest": "ef56",
@@ -52,7 +54,6 @@ GOOD = {
     "params": {
         "task": "classification",
         "secure_aggregation": {"scheme": "masking"},
-        "attack": {"confidence": 0.999, "gallery": 64},
     },
 }
 
@@ -160,8 +161,8 @@ def test_clinical_asks_for_every_attack_among_enough_candidates_at_enough_confid
     for key, value, gate in (
         ("attack.verdicts.gradient_inversion", "INCONCLUSIVE", "attack_inversion"),
         ("attack.verdicts.imprint", None, "attack_imprint"),
-        ("params.attack.confidence", 0.99, "attack_confidence"),
-        ("params.attack.gallery", 32, "attack_gallery"),
+        ("attack.confidence", 0.99, "attack_confidence"),
+        ("attack.gallery", 32, "attack_gallery"),
     ):
         assert (missed("demo", changed(key, value)), missed("clinical", changed(key, value))) == ([], [gate])
 
