@@ -13,6 +13,7 @@ from primia.files import write_text
 
 PROFILES = Path("profiles")
 PARAMS = Path("params.yaml")
+_NULL = "tag:yaml.org,2002:null"
 
 
 def use_profile(profile: str | None, folder: str | None) -> None:
@@ -25,6 +26,8 @@ def use_profile(profile: str | None, folder: str | None) -> None:
         return
     yaml = YAML()
     yaml.width = 120
+    # An empty value, the library's own way, would change every line with a null.
+    yaml.representer.add_representer(type(None), lambda made, _: made.represent_scalar(_NULL, "null"))
     params = yaml.load(PARAMS.read_text())
     if profile is not None:
         path = PROFILES / f"{profile}.yaml"

@@ -29,6 +29,14 @@ def test_every_profile_gives_valid_parameters_and_keeps_the_comments(workspace: 
     assert "# public, rounded number of training patients at a hospital" in (workspace / "params.yaml").read_text()
 
 
+def test_a_profile_changes_only_the_lines_it_has_values_for(workspace: Path) -> None:
+    use_profile("lungs", None)
+    before = (ROOT / "params.yaml").read_text().splitlines()
+    changed = [line for line in (workspace / "params.yaml").read_text().splitlines() if line not in before]
+    assert "  local_steps: null              # a number: so many batches per round instead of epochs" in before
+    assert changed and not [line for line in changed if "null" in line or line.split("#")[0].strip().endswith(":")]
+
+
 def test_without_profile_and_folder_nothing_is_written(workspace: Path) -> None:
     use_profile(None, None)
     assert (workspace / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
