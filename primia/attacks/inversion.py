@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +39,8 @@ class GradientInversion:
     A trial is one patient: of all starting points the attacker keeps the image whose gradient fits best, and succeeds
     if that image is nearest to the patient's among `gallery` patients (`Likeness`). The chance is 1/gallery, and γ
     bounds it like any guess. The label is read from the update (the gradient of the last bias is negative for one
-    class only); of a segmentation the mask is `known`, or found `joint`ly with the image.
+    class only); a mask is found jointly with the image, from the average one: a mask that is known points to its
+    patient by itself.
 
     The weight of the total variation is chosen on held-out patients' undefended updates, then fixed for all arms. Large
     networks are tried on fewer patients (`Budget.inversion_values`).
@@ -50,10 +51,9 @@ class GradientInversion:
     """
 
     round: str = "first"
-    mask: Literal["known", "joint"] = "known"
 
     name = "gradient_inversion"
-    version = 1
+    version = 2
     tier = "realistic"
 
     def trials(self, budget: Budget) -> int:
@@ -69,8 +69,7 @@ class GradientInversion:
         model = scene.model(self.round)
         deal = _dealt(scene)
         rows = deal.pool[index * _BLOCK : min((index + 1) * _BLOCK, self._patients(scene))]
-        average = scene.candidates.images[deal.own].float().mean(dim=0)
-        attacker = Inverter(scene, model, average=average, joint=self.mask == "joint")
+        attacker = Inverter(scene, model, own=deal.own)
         arms: dict[str, Callable[[], Tensor]] = {
             "undefended": lambda: updates_of(scene, model, rows, defended=False),
             "nobody": lambda: updates_of(scene, model, rows, defended=True, anybody=False),
@@ -80,13 +79,12 @@ class GradientInversion:
         attacker.tell(advance, patients=len(rows) * len(arms) + HELD_OUT)
         variation = attacker.choose_variation(deal.own[:HELD_OUT])
         images, pool = scene.candidates.images[rows].float(), scene.candidates.images[deal.pool].float()
-        labels = scene.candidates.labels[rows].long()
         lineups = _lineups(scene, len(deal.pool), first=index * _BLOCK, patients=len(rows))
-        likeness = Likeness(average)
+        likeness = Likeness(attacker.average)
         values: dict[str, Any] = {"variation": variation, "trials": len(rows)}
-        arrays = {"original": images, "average": average}
+        arrays = {"original": images, "average": attacker.average}
         for arm, updates in arms.items():
-            found = attacker.find(updates(), labels, variation=variation, purpose=(arm, index))
+            found = attacker.find(updates(), variation=variation, purpose=(arm, index))
             alike = likeness.between(found, pool).gather(1, lineups)
             # Strictly nearest: of equals, or of what is no number, nobody was found.
             values[arm] = int((alike[:, 0] > alike[:, 1:].amax(dim=1)).sum())

@@ -22,12 +22,19 @@ _WANDERING = 0.05  # deviation of the smooth change from which a further attempt
 
 
 class Inverter:
-    """What all arms share: model, prior knowledge and effort."""
+    """What all arms share: model, prior knowledge and effort.
 
-    def __init__(self, scene: Scene, model: ReleasedModel, *, average: Tensor, joint: bool) -> None:
-        self._scene, self._model, self._average, self._joint = scene, model, average, joint
+    Attributes:
+        average: image of the attacker's own patients, (1, *shape).
+    """
+
+    def __init__(self, scene: Scene, model: ReleasedModel, *, own: Tensor) -> None:
+        """`own` are rows of the scene's candidates whom nobody looks for."""
+        self._scene, self._model = scene, model
+        self.average = scene.candidates.images[own].float().mean(dim=0)
+        self._belief = _average_belief(scene.candidates.labels[own], len(model.classes)) if model.segments else None
         weights = sum(weight.numel() for weight in model.network.head.parameters())
-        self._at_once = max(1, min(_AT_ONCE // weights, _PIXELS_AT_ONCE // average.numel()))
+        self._at_once = max(1, min(_AT_ONCE // weights, _PIXELS_AT_ONCE // self.average.numel()))
         self._device = device_for(scene.budget)
         self._network = copy.deepcopy(model.network).to(self._device)
         self._tell: Callable[[int], None] = lambda done: None
@@ -46,53 +53,49 @@ class Inverter:
     def choose_variation(self, rows: Tensor) -> float:
         """The weight with which undefended updates of `rows` give the truest images."""
         choices = self._scene.budget.inversion_variations
-        images, labels = self._scene.candidates.images[rows].float(), self._scene.candidates.labels[rows].long()
+        images = self._scene.candidates.images[rows].float()
         updates = updates_of(self._scene, self._model, rows, defended=False)
         quality = []
         for choice in choices:
-            found = self._attempt(
-                updates, self._targets(updates, labels), start=self._start(len(rows)), variation=choice
-            )[0]
+            found = self._attempt(updates, start=self._start(len(rows)), variation=choice)[0]
             quality.append(float(psnr(found, images).mean()))
         self._tell(len(rows))
         return choices[max(range(len(choices)), key=lambda place: quality[place])]
 
-    def find(self, updates: Tensor, labels: Tensor, *, variation: float, purpose: tuple[object, ...]) -> Tensor:
-        """The best image for each update, (n, 1, *shape); `labels` serve as masks only."""
+    def find(self, updates: Tensor, *, variation: float, purpose: tuple[object, ...]) -> Tensor:
+        """The best image for each update, (n, 1, *shape)."""
         generator = self._scene.generator("inversion", self._model.round, *purpose)
-        found = torch.empty(len(updates), *self._average.shape)
+        found = torch.empty(len(updates), *self.average.shape)
         for rows in torch.split(torch.arange(len(updates)), self._at_once):
-            targets = self._targets(updates[rows], labels[rows])
             tried = [
-                self._from_the_best(updates[rows], targets, variation=variation, generator=generator)
+                self._from_the_best(updates[rows], variation=variation, generator=generator)
                 for _ in range(self._scene.budget.inversion_seeds)
             ]
             found[rows] = _fittest(tried)[0]
             self._tell(len(rows))
         return found
 
-    def _from_the_best(
-        self, updates: Tensor, targets: Tensor, *, variation: float, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def _from_the_best(self, updates: Tensor, *, variation: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         budget = self._scene.budget
         starts = [self._start(len(updates), generator) for _ in range(budget.inversion_restarts)]
         start = starts[0]
         if len(starts) > 1:
             steps = budget.inversion_steps // _LESS
-            short = [self._attempt(updates, targets, start=each, variation=variation, steps=steps) for each in starts]
+            short = [self._attempt(updates, start=each, variation=variation, steps=steps) for each in starts]
             start = _fittest(short)[0]
-        return self._attempt(updates, targets, start=start, variation=variation)
+        return self._attempt(updates, start=start, variation=variation)
 
     def _attempt(
-        self, updates: Tensor, targets: Tensor, *, start: Tensor, variation: float, steps: int | None = None
+        self, updates: Tensor, *, start: Tensor, variation: float, steps: int | None = None
     ) -> tuple[Tensor, Tensor]:
         network, mean, std = self._network, self._model.mean, self._model.std
-        loss, targets = self._scene.training.loss, targets.to(self._device)
-        beliefs = torch.zeros_like(targets, requires_grad=True) if self._joint and targets.ndim > 2 else None
+        targets = self._targets(updates).to(self._device)
+        beliefs = targets.requires_grad_() if self._model.segments else None
 
         def gradient_of(images: Tensor) -> Tensor:
+            inputs = network.front((images - mean) / std).float()
             wanted = targets if beliefs is None else beliefs.softmax(dim=1)
-            return gradients_of(network.head, network.front((images - mean) / std).float(), wanted, loss=loss)
+            return gradients_of(network.head, inputs, wanted, loss=self._scene.training.loss)
 
         images, losses = reconstruct(
             updates.to(self._device),
@@ -104,15 +107,15 @@ class Inverter:
         )
         return images.cpu(), losses.cpu()
 
-    def _targets(self, updates: Tensor, labels: Tensor) -> Tensor:
-        classes = len(self._model.classes)
-        if labels.ndim > 1:
-            return functional.one_hot(labels, classes).movedim(-1, 1).float()
-        return functional.one_hot(read_labels(self._model.network.head, updates), classes).float()
+    def _targets(self, updates: Tensor) -> Tensor:
+        """The class of each image as (n, classes), or logits of its mask to begin with, (n, classes, *shape)."""
+        if self._belief is None:
+            return functional.one_hot(read_labels(self._model.network.head, updates), len(self._model.classes)).float()
+        return self._belief.expand(len(updates), *self._belief.shape).clone()
 
     def _start(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """The average image, changed smoothly and at random if a generator is given; (n, 1, *shape)."""
-        start = self._average.expand(n, *self._average.shape).clone()
+        start = self.average.expand(n, *self.average.shape).clone()
         if generator is None:
             return start
         shape = start.shape[2:]
@@ -167,6 +170,12 @@ def updates_of(scene: Scene, model: ReleasedModel, rows: Tensor, *, defended: bo
         generator = scene.generator("nobody", model.round, rows.tolist())
         return torch.randn(len(seen), len(seen[0]), generator=generator)
     return torch.stack(seen)
+
+
+def _average_belief(masks: Tensor, classes: int) -> Tensor:
+    """Logits of how often a pixel is of each class in masks (n, *shape); (classes, *shape)."""
+    counts = torch.stack([(masks == structure).sum(dim=0) for structure in range(classes)])
+    return ((counts + 1) / (len(masks) + classes)).log()
 
 
 def _fittest(tried: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
