@@ -15,6 +15,7 @@ GradientOf = Callable[[Tensor], Tensor]
 RATE = 0.015  # of a step of every scale, in units of the image's range
 _RATE_OF_BELIEFS = 0.1  # in logits
 _COARSEST = 8  # pixels
+_SHORTEST = 1e-8  # norm of a gradient; one of zeros points nowhere
 
 
 def reconstruct(
@@ -42,7 +43,7 @@ def reconstruct(
     Returns:
         Images in [0, 1], like `start`, and their matching loss, (n,), without the variation.
     """
-    shape = start.shape[2:]
+    shape, direction = start.shape[2:], functional.normalize(observed.double(), eps=_SHORTEST)
     scales = [
         torch.zeros(len(start), 1, *sides, dtype=start.dtype, device=start.device, requires_grad=True)
         for sides in zip(*_scales_along(shape), strict=True)
@@ -62,7 +63,7 @@ def reconstruct(
 
     for _ in range(steps):
         found = image()
-        loss = _mismatch(gradient_of(found), observed) + variation * total_variation(found)
+        loss = _mismatch(gradient_of(found), direction) + variation * total_variation(found)
         for each, slope in zip(unknown, torch.autograd.grad(loss.sum(), unknown), strict=True):
             each.grad = slope.sign()
         adam.step()
@@ -72,7 +73,7 @@ def reconstruct(
             found = image()
             scales[-1] += found.clamp(0, 1) - found
     found = image().detach().clamp(0, 1)
-    return found, _mismatch(gradient_of(found), observed).detach()
+    return found, _mismatch(gradient_of(found), direction).detach()
 
 
 def scales_of(pixels: int) -> Sequence[int]:
@@ -114,5 +115,9 @@ def gradients_of(head: nn.Module, inputs: Tensor, targets: Tensor, *, loss: str 
     return torch.cat([each[name].flatten(1) for name in sorted(each)], dim=1)
 
 
-def _mismatch(gradients: Tensor, observed: Tensor) -> Tensor:
-    return 1 - functional.cosine_similarity(gradients.double(), observed.double(), dim=1)
+def _mismatch(gradients: Tensor, direction: Tensor) -> Tensor:
+    """1 − cosine of gradients (n, weights) to unit vectors in float64, (n,); torch's own goes over both more often."""
+    gradients = gradients.double()
+    along = (gradients[:, None] @ direction[:, :, None]).flatten()
+    cosine: Tensor = along / torch.linalg.vector_norm(gradients, dim=1).clamp_min(_SHORTEST)
+    return 1 - cosine

@@ -167,6 +167,23 @@ def test_the_label_is_read_from_the_last_bias():
     assert read_labels(model.network.head, updates).tolist() == labels.tolist()
 
 
+def test_what_is_minimised_is_one_minus_the_cosine_and_a_gradient_of_zeros_is_no_trouble():
+    head = model_of("convnet").network.head
+    images, labels = torch.rand(3, 1, 16, 16), torch.tensor([2, 0, 1])
+    observed = gradients_of(head, images, labels)
+    observed[2] = 0
+    found, losses = reconstruct(
+        observed,
+        lambda images: gradients_of(head, images, labels),
+        start=torch.rand(3, 1, 16, 16),
+        steps=3,
+        variation=torch.zeros(3),
+    )
+    cosine = functional.cosine_similarity(gradients_of(head, found, labels).double(), observed.double())
+    torch.testing.assert_close(losses, 1 - cosine.detach())
+    assert losses[2] == 1 and torch.isfinite(found).all()
+
+
 def test_gradients_are_those_of_single_backward_passes():
     head = model_of("convnet").network.head
     images, labels = torch.rand(3, 1, 16, 16), torch.tensor([2, 0, 1])
