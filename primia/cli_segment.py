@@ -8,7 +8,7 @@ import typer
 from primia.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from numpy import uint8
+    from numpy import float64, uint8
     from numpy.typing import NDArray
 
     from primia.models.released import ReleasedModel
@@ -23,11 +23,22 @@ Out = Annotated[
     Path | None, typer.Option(help="File for the mask; without it, VOLUME_mask.nii.gz beside it.", metavar="FILE")
 ]
 
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a mask that is there.")]
+Partly = Annotated[bool, typer.Option("--partly", help="Mark the middle of a volume that the model sees little of.")]
 
-def segment(volume: Volume, model: Model = "models/federated", out: Out = None) -> None:
+_LEAST_SEEN = 0.5  # of a volume
+
+
+def segment(
+    volume: Volume,
+    model: Model = "models/federated",
+    out: Out = None,
+    overwrite: Overwrite = False,
+    partly: Partly = False,
+) -> None:
     """Mark structures in a volume, and write a mask with the same grid and affine: it overlays voxel by voxel."""
     from primia.data.nifti import read_volume, stem_of, write_mask
-    from primia.models.marking import mark
+    from primia.models.marking import mark, share_seen
     from primia.models.places import model_folder
     from primia.models.released import load_model
 
@@ -36,17 +47,36 @@ def segment(volume: Volume, model: Model = "models/federated", out: Out = None) 
         raise DataError(f"The mask {target} would be no NIfTI file by its name; end it in .nii or .nii.gz.")
     if target.resolve() == volume.resolve():
         raise DataError(f"The mask would replace the volume {volume}; name another file with --out.")
+    _require_free(target, overwrite=overwrite)
     network = load_model(model_folder(model))
     if not network.segments or network.volume is None:
         raise ConfigError(f"The model {model} marks nothing in volumes; train one with task: segmentation on volumes.")
     image = read_volume(volume)
+    seen = share_seen(network, image)
+    if seen < _LEAST_SEEN and not partly:
+        raise DataError(
+            f"The model sees {seen:.0%} of {volume}, about its middle: it was made for smaller volumes; cut the volume "
+            "out around the structure, or mark only that part of it with --partly."
+        )
     classes = mark(network, image)
     write_mask(target, classes, like=image)
     _print(network, classes, voxel=_voxel_ml(image.affine))
+    if seen < 1:
+        typer.echo(f"The model sees {seen:.0%} of the volume, about its middle; outside nothing is marked.")
     typer.echo(f"The mask is {target}. {DISCLAIMER}")
 
 
-def _voxel_ml(affine: "NDArray[uint8]") -> float:
+def _require_free(target: Path, *, overwrite: bool) -> None:
+    try:
+        if target.is_dir():
+            raise DataError(f"The mask {target} would be a folder's name; name a file with --out.")
+        if target.exists() and not overwrite:
+            raise DataError(f"{target} is there already; name another file with --out, or replace it with --overwrite.")
+    except OSError as error:  # a name that is too long
+        raise DataError(f"The mask {target} cannot be written ({error.strerror}); name another file.") from error
+
+
+def _voxel_ml(affine: "NDArray[float64]") -> float:
     import numpy as np
 
     return float(abs(np.linalg.det(affine[:3, :3]))) / 1000

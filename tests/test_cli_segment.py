@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from primia.cli import app
 from primia.config import Volume
 from primia.data.nifti import read_volume
-from primia.errors import PrimiaError
+from primia.errors import DataError, PrimiaError
 from primia.models.marking import mark
 from primia.models.networks import Network, build_network
 from primia.models.released import ReleasedModel, save_model
@@ -110,6 +110,44 @@ def test_a_mask_replaces_no_volume_and_is_named_as_what_it_is(scan, model, tmp_p
     answer = segment(path, "--model", model, "--out", tmp_path / out)
     assert isinstance(answer.exception, PrimiaError) and sentence in str(answer.exception)
     assert path.read_bytes() == before
+
+
+def test_a_mask_that_is_there_is_replaced_only_on_demand(scan, model, tmp_path):
+    path, _ = scan
+    mask = path.with_name("scan_mask.nii.gz")
+    mask.write_bytes(b"by an expert")
+    answer = segment(path, "--model", model)
+    assert isinstance(answer.exception, PrimiaError) and "replace it with --overwrite" in str(answer.exception)
+    assert mask.read_bytes() == b"by an expert"
+    assert segment(path, "--model", model, "--overwrite").exit_code == 0 and mask.read_bytes() != b"by an expert"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("folder.nii.gz", "would be a folder's name"), (f"{'m' * 300}.nii", "cannot be written")]
+)
+def test_a_mask_that_cannot_be_written_is_said_before_anything_is_marked(scan, model, tmp_path, name, sentence):
+    (tmp_path / "folder.nii.gz").mkdir()
+    answer = segment(scan[0], "--model", model, "--out", tmp_path / name)
+    assert isinstance(answer.exception, PrimiaError) and sentence in str(answer.exception)
+
+
+def test_a_volume_that_the_model_sees_little_of_is_marked_only_on_demand(model, tmp_path):
+    large = save(tmp_path / "large.nii.gz", intensities(structures((64, 64, 16)), seed=1))
+    answer = segment(large, "--model", model)
+    assert isinstance(answer.exception, PrimiaError) and "sees 25% of" in str(answer.exception)
+    assert not (tmp_path / "large_mask.nii.gz").exists()
+    answer = segment(large, "--model", model, "--partly")
+    assert answer.exit_code == 0 and "sees 25% of the volume, about its middle" in answer.output
+    inside = np.asarray(nibabel.load(tmp_path / "large_mask.nii.gz").dataobj)[16:-16, 16:-16]
+    assert np.count_nonzero(inside) == np.count_nonzero(nibabel.load(tmp_path / "large_mask.nii.gz").dataobj) > 0
+
+
+def test_a_model_that_diverged_marks_nothing(scan):
+    model = reader(Volume(spacing=(1.0, 1.0, 1.0), window=(0.0, 800.0)))
+    with torch.no_grad():
+        model.network.head.bias.fill_(float("nan"))
+    with pytest.raises(DataError, match="no numbers"):
+        mark(model, read_volume(scan[0]))
 
 
 def test_a_volume_that_is_none_leaves_nothing_behind(model, tmp_path):

@@ -23,6 +23,7 @@ MOST_VOXELS = 2**30  # the longest CT scans of a whole body have a third of that
 MOST_FILE_BYTES = 8 * MOST_VOXELS + (1 << 20)
 
 _WAY_OUT = "give one volume of three dimensions, as .nii or .nii.gz"
+_LEAST_UPRIGHT = 0.5  # determinant of the directions of the axes: 1 at right angles
 _MOST_BEFORE_DATA = 64 << 20  # header extensions
 _MOST_BEHIND_DATA = 1 << 20
 _CHUNK = 16 << 20
@@ -86,22 +87,22 @@ def values_of(image: "Nifti1Image") -> NDArray[np.float32]:
 def write_mask(path: Path, classes: NDArray[np.uint8], *, like: "Nifti1Image") -> None:
     """Write a class for every voxel of `like`, at the same place in space, compressed if the name ends in .gz.
 
-    Nothing else of the header of `like` is repeated: its text fields may hold names. Equal masks give equal bytes.
+    Both forms of the place are repeated as they are, since viewers trust one or the other. Nothing else of the header
+    of `like` is: its text fields may hold names. Equal masks give equal bytes.
     """
     from nibabel.nifti1 import Nifti1Image
 
     assert classes.dtype == np.uint8 and classes.shape == like.shape
     image = Nifti1Image(classes, like.affine)
-    # Viewers trust one form or the other; 1 says that the place is the scanner's.
-    image.set_sform(like.affine, code=int(like.header["sform_code"]) or 1)
-    image.set_qform(like.affine, code=int(like.header["qform_code"]) or 1)
-    image.header.set_xyzt_units("mm")
+    image.set_qform(*like.get_qform(coded=True))
+    image.set_sform(*like.get_sform(coded=True))
+    image.header.set_xyzt_units(like.header.get_xyzt_units()[0])
     content = image.to_bytes()
     write_bytes(path, gzip.compress(content, mtime=0) if path.name.lower().endswith(".gz") else content)
 
 
-def _refused(reason: str) -> RefusedFileError:
-    return RefusedFileError(reason, way_out=_WAY_OUT)
+def _refused(reason: str, *, way_out: str = _WAY_OUT) -> RefusedFileError:
+    return RefusedFileError(reason, way_out=way_out)
 
 
 def _decode(stream: BinaryIO) -> "Nifti1Image":
@@ -142,13 +143,25 @@ def _check_header(header: "Nifti1Header") -> int:
     spacing = [float(length) for length in header["pixdim"][1:4]]
     if not all(map(math.isfinite, spacing)) or 0.0 in spacing:
         raise _refused(f"has voxels without a size ({' x '.join(f'{length:g}' for length in spacing)} mm)")
-    affine = header.get_best_affine()
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise _refused("has no place in space (its affine matrix is singular)")
+    _check_place(header)
     offset = float(header["vox_offset"])
     if not 0 <= offset <= _MOST_BEFORE_DATA:
         raise _refused(f"is damaged (its voxels would start at byte {offset:g})")
     return int(offset) + math.prod(shape) * int(kind.itemsize)
+
+
+def _check_place(header: "Nifti1Header") -> None:
+    unit = header.get_xyzt_units()[0]
+    if unit not in ("mm", "unknown"):
+        raise _refused(f"gives lengths in {unit}", way_out="give it in millimetres")
+    if not (header["sform_code"] or header["qform_code"]):
+        way_out = "set its qform or its sform once you know which side is right"
+        raise _refused("does not say how it lies in the patient (neither qform nor sform is coded)", way_out=way_out)
+    axes = header.get_best_affine()[:3, :3]
+    with np.errstate(all="ignore"):  # axes without a length become NaN
+        upright = abs(np.linalg.det(axes / np.linalg.norm(axes, axis=0))) if np.isfinite(axes).all() else 0.0
+    if not upright >= _LEAST_UPRIGHT:
+        raise _refused("has no place in space (its affine matrix is singular, or its axes are nearly parallel)")
 
 
 def _rest(stream: BinaryIO | gzip.GzipFile, count: int) -> bytes:

@@ -47,6 +47,12 @@ class Placement:
         return _shape(lengths)
 
     @property
+    def seen(self) -> float:
+        """Share of the volume that is not cut off."""
+        kept = (min(want, have) / have for have, want in zip(self.resampled, self.size, strict=True))
+        return math.prod(kept)
+
+    @property
     def margins(self) -> list[int]:
         """What is added before and after z, y and x in turn; negative where it is cut off."""
         margins: list[int] = []

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from primia.data.volumes import from_images, prepare, restore, to_images
+from primia.data.volumes import from_images, place, prepare, restore, to_images
+from primia.errors import DataError
 from primia.models.released import ReleasedModel
 
 if TYPE_CHECKING:
@@ -23,10 +25,26 @@ def mark(model: ReleasedModel, volume: "Nifti1Image") -> NDArray[np.uint8]:
         volume: as `primia.data.nifti.read_volume` gives it.
 
     Raises:
-        DataError: at the model's spacing the volume would be absurdly large.
+        DataError: at the model's spacing the volume would be absurdly large, or the model's answer is no number.
     """
     assert model.segments and model.volume is not None
     prepared, placement = prepare(volume, model.volume, pixels=model.pixels)
     images = to_images(prepared, model.volume)
-    classes = [model.logits(batch).argmax(dim=1).to(torch.uint8) for batch in torch.split(images, 16)]
+    classes = [_classes(model.logits(batch)) for batch in torch.split(images, 16)]
     return restore(from_images(torch.cat(classes), model.volume), placement)
+
+
+def share_seen(model: ReleasedModel, volume: "Nifti1Image") -> float:
+    """Share of `volume` that the model sees: what it was not made for lies outside of its images.
+
+    Raises:
+        DataError: as `mark`.
+    """
+    assert model.volume is not None
+    return place(volume, model.volume, pixels=model.pixels).seen
+
+
+def _classes(logits: Tensor) -> Tensor:
+    if not torch.isfinite(logits).all():
+        raise DataError("The model answers with values that are no numbers, as one does whose training diverged.")
+    return logits.argmax(dim=1).to(torch.uint8)

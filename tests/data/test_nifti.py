@@ -75,6 +75,7 @@ BAD = {
     "no spacing": (lambda path: patched(path, 84, "f", 0.0), r"has voxels without a size \(1 x 0 x 1 mm\)"),
     "flat": (lambda path: patched(path, 312, "4f", 0, 0, 0, 0), "its affine matrix is singular"),
     "nowhere": (lambda path: patched(path, 280, "f", float("nan")), "its affine matrix is singular"),
+    "parallel axes": (lambda path: patched(path, 280, "8f", 1, 1, 0, 0, 0.1, 0, 0, 0), "nearly parallel"),
     "no voxels": (lambda path: patched(path, 42, "h", 0), "has no voxels"),
     "absurd": (lambda path: patched(path, 42, "3h", 2000, 2000, 2000), "has 2000 x 2000 x 2000 voxels, too many"),
     "longer than it is": (lambda path: patched(path, 42, "3h", 200, 200, 200), "it ends before its last voxel"),
@@ -95,6 +96,13 @@ def test_a_bad_file_is_refused_with_one_reason(tmp_path, name):
     with pytest.raises(DataError, match=reason):
         read_volume(path)
     assert "; give one volume of three dimensions" in sentence(path)
+
+
+def test_a_volume_must_say_how_it_lies_and_in_millimetres(tmp_path):
+    patched(tmp_path / "a.nii", 252, "2h", 0, 0)
+    assert "neither qform nor sform is coded); set its qform or its sform" in sentence(tmp_path / "a.nii")
+    patched(tmp_path / "a.nii", 123, "b", 1)
+    assert "gives lengths in meter; give it in millimetres" in sentence(tmp_path / "a.nii")
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
@@ -148,3 +156,21 @@ def test_a_mask_lies_on_its_volume_and_repeats_none_of_its_texts(tmp_path, suffi
     assert np.allclose(written.affine, volume.affine, atol=1e-5)
     assert b"Marie" not in written.to_bytes()
     assert (tmp_path / f"x{suffix}").read_bytes() == (tmp_path / f"y{suffix}").read_bytes()
+
+
+def test_a_mask_has_both_forms_of_its_volumes_place_as_they_are(tmp_path):
+    """A viewer may read either, and they may differ."""
+    image = nibabel.Nifti1Image(structures(), affine())
+    image.set_qform(affine(origin=(0, 0, 0), spacing=(1.0, 1.0, 1.0)), code=1)
+    image.set_sform(affine(origin=(50, 60, 70)), code=4)
+    image.to_filename(tmp_path / "both.nii")
+    image.set_sform(None, code=0)
+    image.to_filename(tmp_path / "quaternion.nii")
+    for name in ("both", "quaternion"):
+        volume = read_volume(tmp_path / f"{name}.nii")
+        write_mask(tmp_path / "mask.nii", structures(), like=volume)
+        mask = nibabel.load(tmp_path / "mask.nii")
+        for form in ("get_qform", "get_sform"):
+            (theirs, code), (ours, same) = (getattr(each, form)(coded=True) for each in (volume, mask))
+            assert code == same and ((theirs is None and ours is None) or np.allclose(theirs, ours, atol=1e-5))
+        assert np.allclose(mask.affine, volume.affine, atol=1e-5)
