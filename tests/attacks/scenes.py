@@ -68,6 +68,19 @@ def images_of(patients: int, *, pixels: int = 16, identical: bool = False, seed:
     )
 
 
+def one_each(images: Tensor, labels: Tensor, classes: tuple[str, ...] = CLASSES) -> ImageSet:
+    """One image of each patient."""
+    count = len(images)
+    return ImageSet(
+        images=images,
+        labels=labels,
+        patients=torch.arange(count),
+        image_ids=tuple(f"image-{i}" for i in range(count)),
+        patient_ids=tuple(f"patient-{i}" for i in range(count)),
+        classes=classes,
+    )
+
+
 def model_of(architecture: str = "scattering", *, pixels: int = 16, seed: int = 1) -> ReleasedModel:
     network = build_network(architecture, classes=3, pixels=pixels, seed=seed)
     return ReleasedModel(

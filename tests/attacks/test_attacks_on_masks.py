@@ -4,14 +4,12 @@ import dataclasses
 import functools
 
 import pytest
-import torch
-from scenes import DECLARED, SMALL, report_of, scene_of
+from scenes import DECLARED, SMALL, one_each, report_of, scene_of
 
 from primia.attacks.contract import Verdict
 from primia.attacks.inversion import GradientInversion
 from primia.attacks.retrieval import GradientRetrieval
 from primia.config import Training
-from primia.data.image_set import ImageSet
 from primia.data.phantom_set import masked_phantoms
 from primia.models.networks import build_network
 from primia.models.released import ReleasedModel
@@ -24,16 +22,8 @@ TRAINING = Training(learning_rate=0.5, augment=False, loss="dice_cross_entropy")
 
 @functools.cache
 def marked():
-    """One image and mask of each patient."""
     images, masks = masked_phantoms(patients=PATIENTS, pixels=PIXELS, hospitals=("one",), seed=4)
-    return ImageSet(
-        images=images,
-        labels=masks,
-        patients=torch.arange(PATIENTS),
-        image_ids=tuple(f"image-{i}" for i in range(PATIENTS)),
-        patient_ids=tuple(f"patient-{i}" for i in range(PATIENTS)),
-        classes=CLASSES,
-    )
+    return one_each(images, masks, CLASSES)
 
 
 @functools.cache

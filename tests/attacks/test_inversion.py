@@ -3,7 +3,7 @@ import functools
 
 import pytest
 import torch
-from scenes import CLASSES, SMALL, images_of, model_of, report_of, scene_of
+from scenes import SMALL, images_of, model_of, one_each, report_of, scene_of
 from torch import nn
 from torch.nn import functional
 
@@ -14,7 +14,6 @@ from primia.attacks.inverting import device_for, read_labels
 from primia.attacks.lenet import lenet_control
 from primia.attacks.reconstruct import gradients_of, reconstruct, scales_of, total_variation
 from primia.attacks.similarity import Likeness, psnr, ssim, summary
-from primia.data.image_set import ImageSet
 from primia.data.phantom_set import labelled_phantoms, phantom_images
 from primia.errors import DataError
 from primia.models.networks import build_network
@@ -24,16 +23,8 @@ SMALL_INVERSION = dataclasses.replace(SMALL, inversion_patients=6, inversion_ste
 
 @functools.cache
 def phantoms(patients=24):
-    """One image for each patient."""
     images, labels = labelled_phantoms(patients=patients, pixels=32, hospitals=("one",), seed=4)
-    return ImageSet(
-        images=images,
-        labels=labels,
-        patients=torch.arange(patients),
-        image_ids=tuple(f"image-{i}" for i in range(patients)),
-        patient_ids=tuple(f"patient-{i}" for i in range(patients)),
-        classes=CLASSES,
-    )
+    return one_each(images, labels)
 
 
 def phantom_scene(**changes):
