@@ -21,7 +21,8 @@ class Origin(BaseModel):
 
     `fingerprint` is the SHA-256 over the sorted SHA-256 sums of its image files. `marks` are 16 hexadecimal digits for
     every image file and every patient's name: a source that shares one with an earlier source holds some of the same
-    patients. Phantoms have none, since nobody is to be protected.
+    patients. Phantoms have none, since nobody is to be protected, and the test patients neither, since no ledger is
+    kept of them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

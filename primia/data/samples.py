@@ -1,7 +1,7 @@
 """One row of the manifest as what a network sees of it, and what it should answer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from primia.data.masks import check_pair, said_of_the_mask, shrink_mask, to_clas
 from primia.data.nifti import read_volume, stem_of, values_of
 from primia.data.preprocess import load_image
 from primia.data.sources import read_file
-from primia.data.volumes import prepare, prepare_mask, to_images
+from primia.data.volumes import Lost, prepare, prepare_mask, to_images
 from primia.errors import DataError
 
 
@@ -24,15 +24,13 @@ class Sample:
     """The images of one file: one, or the slices of a volume from below upwards.
 
     `images` is (n, 1, *spatial) float16 in [0, 1]; `labels` is (n,) int64 or (n, *spatial) uint8, see
-    `primia.data.image_set`. `foreground` is the number of voxels in structures (not the first class) of a volume, and
-    `lost` how many of them lie outside of the images.
+    `primia.data.image_set`. `lost` is what of a volume's structures lies outside of the images.
     """
 
     images: Tensor
     labels: Tensor
     image_ids: tuple[str, ...]
-    foreground: int = 0
-    lost: int = 0
+    lost: Lost = field(default_factory=Lost)
 
 
 def load_sample(
@@ -72,7 +70,7 @@ def _volume(
     image, mask = read_volume(raw / row.path), read_volume(raw / row.mask)
     check_pair(image, mask)
     seen, placement = prepare(image, volume, pixels=settings.pixels)
-    answer, foreground, lost = prepare_mask(to_classes(values_of(mask), label_values), placement)
+    answer, lost = prepare_mask(to_classes(values_of(mask), label_values), placement, structures=len(label_values) - 1)
     images, labels, name = to_images(seen, volume), to_images(answer, volume), stem_of(row.image)
     ids = (name,) if volume.depth is not None else tuple(f"{name}/{z:03d}" for z in range(len(images)))
-    return Sample(images, labels, ids, foreground, lost)
+    return Sample(images, labels, ids, lost)

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,11 @@ from primia.data.image_set import ImageSet, save_image_set
 from primia.data.manifest import ManifestRow, read_manifest
 from primia.data.origin import origin_of, write_origin
 from primia.data.samples import Sample, load_sample
+from primia.data.volumes import Lost
 from primia.errors import DataError
 from primia.files import folder_in_progress, read_json, write_json
 
-MOST_LOST = 0.01  # share of the structures' voxels that may lie outside of the images
-
-
-@dataclass(frozen=True)
-class Lost:
-    """How many voxels of structures there are at the wanted spacing, and how many of them are cut off."""
-
-    foreground: int = 0
-    lost: int = 0
-
-    def __add__(self, other: "Lost") -> "Lost":
-        return Lost(self.foreground + other.foreground, self.lost + other.lost)
-
-    @property
-    def share(self) -> float:
-        """In [0, 1]."""
-        return self.lost / max(self.foreground, 1)
+MOST_LOST = 0.01  # share of a structure's voxels, over all patients, that may lie outside of the images
 
 
 def build_site_sets(
@@ -48,18 +33,19 @@ def build_site_sets(
     """Read what ingest wrote to `raw`; write `sites`/<hospital>/{train,validation}.safetensors and `test`.
 
     Images with masks become sets of slices or volumes with a class for every pixel. Every hospital gets an origin.json,
-    too, which says from which source its patients come. Both folders also get a summary.json with the counts per
-    hospital, split and class. Nothing of an earlier run changes unless everything succeeds; the same input gives the
-    same bytes. `on_progress` is called with the number of files done and of all files.
+    too, which says from which source its patients come, and so does the test set. Both folders also get a summary.json
+    with the counts per hospital, split and class. Nothing of an earlier run changes unless everything succeeds; the
+    same input gives the same bytes. `on_progress` is called with the number of files done and of all files.
 
     Returns:
         {"hospitals": {hospital: {split: counts}}, "test": counts}, where counts is {"images", "patients",
         "images_by_class": {class: images}}, or for masks {"images", "patients", "voxels_by_class": {class: voxels},
-        "foreground_lost": share of the structures' voxels that lie outside of the images}.
+        "lost_by_class": {structure: share of its voxels that lies outside of the images}}.
 
     Raises:
         DataError: the manifest or an image is missing or damaged, the patients cannot be dealt (see
-            `primia.data.dealing.deal`), more than 1 % of all structures would be cut off, or the disk is full.
+            `primia.data.dealing.deal`), more than 1 % of a structure or all of a patient's structures would be cut
+            off, or the disk is full.
     """
     rows = read_manifest(raw / "manifest.csv")
     label_values = _label_values(raw, rows, classes=classes)
@@ -77,10 +63,11 @@ def build_site_sets(
         samples: list[Sample] = []
         for row in by_place[place]:
             samples.append(load_sample(row, settings, raw=raw, classes=classes, label_values=label_values))
+            _check_something_left(samples[-1].lost, row, settings)
             done += 1
             if on_progress is not None:
                 on_progress(done, len(rows))
-        here = Lost(sum(sample.foreground for sample in samples), sum(sample.lost for sample in samples))
+        here = sum((sample.lost for sample in samples), Lost())
         lost += here
         image_set = _image_set(samples, by_place[place], classes=classes)
         if place.split == "test" and settings.dealing == "natural":
@@ -95,12 +82,13 @@ def build_site_sets(
                 counts[split] = build(Place(hospital, split), sites_folder / hospital / f"{split}.safetensors")
             write_origin(sites_folder / hospital, origin)
         summary = {"hospitals": hospitals, "test": build(Place("", "test"), test_folder / "test.safetensors")}
-        _check_lost(lost, settings)
+        _check_lost(lost, settings, structures=classes[1:])
         about: dict[str, Any] = {"classes": list(classes), "pixels": settings.pixels}
         if settings.volume is not None:
             about["volume"] = settings.volume.model_dump(mode="json")
         write_json(sites_folder / "summary.json", {**about, "hospitals": hospitals})
         write_json(test_folder / "summary.json", {**about, "test": summary["test"]})
+        write_origin(test_folder, origin.model_copy(update={"marks": frozenset()}))
     return summary
 
 
@@ -163,14 +151,28 @@ def _counts(image_set: ImageSet, *, lost: Lost) -> dict[str, Any]:
     about = {"images": len(image_set), "patients": len(image_set.patient_ids)}
     if not image_set.masks:
         return {**about, "images_by_class": by_class}
-    return {**about, "voxels_by_class": by_class, "foreground_lost": lost.share}
+    lost_by_class = dict(zip(image_set.classes[1:], lost.shares, strict=False))  # of pictures nothing is cut off
+    return {**about, "voxels_by_class": by_class, "lost_by_class": lost_by_class}
 
 
-def _check_lost(lost: Lost, settings: Preprocess) -> None:
-    if settings.volume is None or lost.share <= MOST_LOST:
-        return
+def _check_something_left(lost: Lost, row: ManifestRow, settings: Preprocess) -> None:
+    if lost.voxels and lost.everything:
+        raise DataError(
+            f"Nothing of what {row.mask} marks would be left in the images of patient {row.patient}; "
+            f"{_enlarge(settings)}, or leave the patient out."
+        )
+
+
+def _check_lost(lost: Lost, settings: Preprocess, *, structures: Sequence[str]) -> None:
+    for name, share in zip(structures, lost.shares, strict=False):
+        if share > MOST_LOST:
+            raise DataError(f"{share:.1%} of the voxels of {name} would be cut off; {_enlarge(settings)}.")
+
+
+def _enlarge(settings: Preprocess) -> str:
+    assert settings.volume is not None
     depth = "" if settings.volume.depth is None else f", preprocess.volume.depth ({settings.volume.depth})"
-    raise DataError(
-        f"{lost.share:.1%} of the voxels in structures would be cut off; raise preprocess.pixels ({settings.pixels})"
-        f"{depth} or preprocess.volume.spacing ({list(settings.volume.spacing)})."
+    return (
+        f"raise preprocess.pixels ({settings.pixels}){depth} or preprocess.volume.spacing "
+        f"({list(settings.volume.spacing)})"
     )

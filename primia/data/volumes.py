@@ -62,6 +62,35 @@ class Placement:
         return margins
 
 
+@dataclass(frozen=True)
+class Lost:
+    """How many voxels each structure has at the wanted spacing, and how many of them are cut off: (structures,).
+
+    A structure that is too small for the spacing counts as one voxel that is lost.
+    """
+
+    voxels: tuple[int, ...] = ()
+    outside: tuple[int, ...] = ()
+
+    def __add__(self, other: "Lost") -> "Lost":
+        if not (self.voxels and other.voxels):
+            return self if self.voxels else other
+        return Lost(
+            tuple(map(sum, zip(self.voxels, other.voxels, strict=True))),
+            tuple(map(sum, zip(self.outside, other.outside, strict=True))),
+        )
+
+    @property
+    def shares(self) -> list[float]:
+        """Of each structure, in [0, 1]."""
+        return [outside / max(voxels, 1) for voxels, outside in zip(self.voxels, self.outside, strict=True)]
+
+    @property
+    def everything(self) -> bool:
+        """Whether no structure is left."""
+        return sum(self.voxels) == sum(self.outside)
+
+
 def place(image: "Nifti1Image", settings: Volume, *, pixels: int) -> Placement:
     """Say how `image` becomes a volume of `pixels` x `pixels` x `settings.depth` (without depth: all its slices).
 
@@ -114,18 +143,23 @@ def prepare(image: "Nifti1Image", settings: Volume, *, pixels: int) -> tuple[Ten
     return functional.pad(grid[0], placement.margins).clamp(0.0, 1.0).to(torch.float16), placement
 
 
-def prepare_mask(classes: NDArray[np.uint8], placement: Placement) -> tuple[Tensor, int, int]:
+def prepare_mask(classes: NDArray[np.uint8], placement: Placement, *, structures: int) -> tuple[Tensor, Lost]:
     """Take a mask (i, j, k), a class per stored voxel, the same way as its volume, by nearest neighbours.
 
+    `structures` is the number of classes beside class 0.
+
     Returns:
-        The class per prepared voxel, (x, y, z) uint8; the number of voxels of another class than 0 after resampling;
-        and how many of those are cut off.
+        The class per prepared voxel, (x, y, z) uint8, and what of the structures is not in it.
     """
     assert classes.shape == placement.shape
-    grid = _resized(_turned(classes, placement)[None, None], placement.resampled, mode="nearest-exact")[0, 0]
+    stored = _turned(classes, placement)
+    grid = _resized(stored[None, None], placement.resampled, mode="nearest-exact")[0, 0]
     prepared = functional.pad(grid, placement.margins)
-    foreground = int(torch.count_nonzero(grid))
-    return prepared, foreground, foreground - int(torch.count_nonzero(prepared))
+    there, voxels, kept = (
+        torch.bincount(each.flatten(), minlength=1 + structures)[1:] for each in (stored, grid, prepared)
+    )
+    voxels = torch.where(there > 0, voxels.clamp_min(1), 0)
+    return prepared, Lost(tuple(voxels.tolist()), tuple((voxels - kept).tolist()))
 
 
 def restore(classes: Tensor, placement: Placement) -> NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 """Hospitals get slices or volumes with a class for every pixel."""
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -101,12 +102,13 @@ def test_the_summary_counts_voxels_and_what_was_lost(raw):
             "images": len(image_set),
             "patients": len(image_set.patient_ids),
             "voxels_by_class": {c: int((image_set.labels == i).sum()) for i, c in enumerate(CLASSES)},
-            "foreground_lost": 0.0,
+            "lost_by_class": {"anterior": 0.0, "posterior": 0.0},
         }
 
 
 def test_images_that_cut_structures_off_are_refused_by_name_and_nothing_is_written(raw):
-    with pytest.raises(DataError, match=r"% of the voxels .* raise preprocess\.pixels \(16\) or .*spacing \(\[0\.6"):
+    cut = r"% of the voxels of anterior .* raise preprocess\.pixels \(16\) or .*spacing \(\[0\.6"
+    with pytest.raises(DataError, match=cut):
         build(raw, pixels=16, volume=Volume(spacing=(0.6, 0.6, 1.2)))
     with pytest.raises(DataError, match=r"preprocess\.volume\.depth \(8\)"):
         build(raw, volume=Volume(spacing=(0.9, 1.0, 0.6), depth=8))
@@ -119,8 +121,20 @@ def test_a_single_training_patient_who_is_cut_off_counts(raw):
     write_pair(raw.parent / "mine", name, seed=1, shape=(60, 22, 14))
     settings = Ingest(source="nifti", folder=str(raw.parent / "mine"), classes=CLASSES)
     ingest(settings, task="segmentation", hospitals=(), target=raw)
-    with pytest.raises(DataError, match=r"% of the voxels in structures would be cut off"):
+    with pytest.raises(DataError, match=r"% of the voxels of \w+ would be cut off"):
         build(raw)
+
+
+def test_a_patient_of_whom_nothing_would_be_left_is_named(raw):
+    row = read_manifest(raw / "manifest.csv")[5]
+    image = nibabel.load(raw / row.path)
+    rim = np.zeros(image.shape, np.uint8)
+    rim[0, 0, :] = 1
+    (raw / row.mask).write_bytes(gzip.compress(nibabel.Nifti1Image(rim, image.affine).to_bytes()))
+    with pytest.raises(
+        DataError, match=r"Nothing of what masks/case_005\.nii\.gz marks .* raise .*leave the patient out"
+    ):
+        build(raw, pixels=16)
 
 
 def test_the_same_volumes_give_the_same_sets(raw):
@@ -174,7 +188,7 @@ def test_the_real_hippocampus_is_accepted_whole_and_nothing_is_lost(tmp_path):
     summary = ingest(settings, task="segmentation", hospitals=(), target=tmp_path / "raw")
     assert (summary.images, summary.quarantined, summary.duplicates) == (260, 0, 0)
     counts = build(tmp_path / "raw", pixels=64, volume=Volume(spacing=(1.0, 1.0, 1.0)))["test"]
-    assert (counts["patients"], counts["foreground_lost"]) == (52, 0.0)
+    assert (counts["patients"], counts["lost_by_class"]) == (52, {"anterior": 0.0, "posterior": 0.0})
     assert all(counts["voxels_by_class"][name] > 50_000 for name in CLASSES)
     test = all_sets(tmp_path / "raw")["test"]
     for i, name in enumerate(test.patient_ids):

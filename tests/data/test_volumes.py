@@ -33,8 +33,9 @@ def test_a_mask_that_was_prepared_and_restored_covers_the_original(order, direct
     )
     settings = Volume(spacing=tuple(length * coarser for length in canonical_spacing(image)))
     placement = place(image, settings, pixels=128)
-    prepared, foreground, lost = prepare_mask(mask, placement)
-    assert prepared.shape == (128, 128, placement.resampled[2]) and (foreground > 0, lost) == (True, 0)
+    prepared, lost = prepare_mask(mask, placement, structures=2)
+    assert prepared.shape == (128, 128, placement.resampled[2])
+    assert min(lost.voxels) > 0 and lost.outside == (0, 0)
     restored = restore(prepared, placement)
     assert restored.shape == shape and restored.dtype == np.uint8
     both = np.count_nonzero((restored > 0) & (mask > 0))
@@ -49,11 +50,12 @@ def test_a_mask_comes_back_exactly_where_the_spacing_stays(order, direction, spa
     image = nibabel.Nifti1Image(mask, affine(order=order, directions=direction, spacing=spacing, tilt=tilt))
     settings = Volume(spacing=tuple(canonical_spacing(image)), depth=depth)
     placement = place(image, settings, pixels=pixels)
-    prepared, foreground, lost = prepare_mask(mask, placement)
+    prepared, lost = prepare_mask(mask, placement, structures=2)
     restored = restore(prepared, placement)
     kept = restored > 0
     assert np.array_equal(restored[kept], mask[kept])  # nothing moves
-    assert np.count_nonzero(mask) == foreground and foreground - lost == np.count_nonzero(restored)
+    for number, (voxels, outside) in enumerate(zip(lost.voxels, lost.outside, strict=True), start=1):
+        assert np.count_nonzero(mask == number) == voxels and voxels - outside == np.count_nonzero(restored == number)
     if pixels >= 22 and (depth is None or depth >= 22):
         assert np.array_equal(restored, mask)
 
@@ -89,7 +91,7 @@ def test_image_and_mask_are_moved_alike():
     mask = structures()
     image = nibabel.Nifti1Image(mask.astype(np.float32), affine(order=(1, 2, 0), directions=(1, -1, 1)))
     seen, placement = prepare(image, Volume(spacing=(1.0, 1.0, 1.0), window=(0.0, 2.0), depth=16), pixels=32)
-    answer, _, _ = prepare_mask(mask, placement)
+    answer, _ = prepare_mask(mask, placement, structures=2)
     assert seen.shape == (1, 32, 32, 16) and answer.dtype == torch.uint8
     assert torch.equal((seen[0] * 2).to(torch.uint8), answer)
 
@@ -115,14 +117,23 @@ def test_a_volume_of_one_value_is_black():
     assert torch.equal(seen, torch.zeros_like(seen))
 
 
-def test_what_lies_outside_of_the_images_is_counted():
+def test_what_lies_outside_of_the_images_is_counted_for_each_structure():
     mask = np.zeros((30, 30, 10), np.uint8)
     mask[0:2] = 1  # the left rim
-    mask[14:16] = 1
+    mask[14:16] = 2
     placement = place(nibabel.Nifti1Image(mask, np.eye(4)), ISOTROPIC, pixels=26)
-    prepared, foreground, lost = prepare_mask(mask, placement)
-    assert (foreground, lost) == (4 * 30 * 10, 2 * 30 * 10 + 2 * 4 * 10)
-    assert np.count_nonzero(restore(prepared, placement)) == foreground - lost == int((prepared > 0).sum())
+    prepared, lost = prepare_mask(mask, placement, structures=3)
+    assert (lost.voxels, lost.outside) == ((600, 600, 0), (600, 2 * 4 * 10, 0))
+    assert lost.shares == [1.0, 80 / 600, 0.0] and not lost.everything
+    assert np.count_nonzero(restore(prepared, placement)) == 520 == int((prepared > 0).sum())
+
+
+def test_a_structure_that_is_too_small_for_the_spacing_counts_as_lost():
+    mask = np.zeros((30, 30, 10), np.uint8)
+    mask[9, 9, 3] = 2
+    placement = place(nibabel.Nifti1Image(mask, np.eye(4)), Volume(spacing=(3.0, 3.0, 3.0)), pixels=16)
+    prepared, lost = prepare_mask(mask, placement, structures=2)
+    assert not prepared.any() and (lost.voxels, lost.outside) == ((0, 1), (0, 1)) and lost.everything
 
 
 def test_slices_and_volumes_become_images_and_come_back():
