@@ -12,7 +12,7 @@ from primia.data.decoding import RefusedFileError
 from primia.data.image_folder import ImageFolder
 from primia.data.manifest import ManifestRow, write_manifest
 from primia.data.masks import meaning_of
-from primia.data.nifti_folder import NiftiFolder
+from primia.data.nifti_folder import NiftiFolder, check_names
 from primia.data.phantom_source import LUNG_VALUE, PhantomSource
 from primia.data.sources import Source
 from primia.errors import DataError
@@ -61,14 +61,19 @@ def ingest(
     Raises:
         DataError: the source cannot be read; more than `max_refused` files are refused (the complete list is
             then in `quarantine_path`); a class has no image; a patient is at two hospitals, has two volumes, or is in
-            both training and test while `overlap` is `refuse`; the disk is full.
+            both training and test while `overlap` is `refuse`; a structure has another value in dataset.json; the disk
+            is full.
     """
     source = _open_source(settings, task=task, hospitals=hospitals, target=target)
     meaning = _meaning(settings) if task == "segmentation" else {}
+    if settings.source == "nifti" and settings.label_values is None:
+        check_names(Path(settings.folder), meaning)
     with folder_in_progress(target) as folder:
         accepted, quarantine, seen = _check_files(source, settings, meaning, folder=folder, on_progress=on_progress)
         if not settings.mixed_sizes and settings.source != "nifti":  # volumes are brought to one spacing
             accepted = _quarantine_odd_sizes(accepted, quarantine)
+        if settings.source == "nifti":
+            accepted = _quarantine_twins(accepted, quarantine)
         if len(quarantine) > settings.max_refused:
             raise _too_many_refused(source, settings, quarantine=quarantine, seen=seen, path=quarantine_path)
         rows = [image.row for image in accepted]
@@ -143,6 +148,16 @@ def _quarantine_odd_sizes(accepted: list[Accepted], quarantine: _Quarantine) -> 
         if image.shape != usual:
             quarantine.append((image.row.image, f"is {_size(image.shape)} where most files are {_size(usual)}"))
     return [image for image in accepted if image.shape == usual]
+
+
+def _quarantine_twins(accepted: list[Accepted], quarantine: _Quarantine) -> list[Accepted]:
+    """A volume is a patient: the same voxels twice are one patient, who would count as two."""
+    first: dict[bytes, Accepted] = {}
+    for image in accepted:
+        if (other := first.setdefault(image.pixels, image)) is not image:
+            reason = f"shows the same voxels as {other.row.image}, so that one patient would count as two"
+            quarantine.append((image.row.image, reason))
+    return list(first.values())
 
 
 def _size(shape: tuple[int, int, int]) -> str:

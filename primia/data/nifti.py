@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".nii.gz", ".nii")
 MOST_VOXELS = 2**30  # the longest CT scans of a whole body have a third of that
 MOST_FILE_BYTES = 8 * MOST_VOXELS + (1 << 20)
+MOST_INTENSE = 1e30  # differences of twice that are still numbers in float32; scanners end far below
 
 _WAY_OUT = "give one volume of three dimensions, as .nii or .nii.gz"
 _LEAST_UPRIGHT = 0.5  # determinant of the directions of the axes: 1 at right angles
@@ -64,17 +65,20 @@ def decode_volume(stream: BinaryIO) -> "Nifti1Image":
 
     Raises:
         RefusedFileError: no NIfTI file, truncated, 0 bytes, not of three dimensions, without a place in space, of an
-            absurd size, or with values that are no finite real numbers.
+            absurd size, or with values that are no finite real numbers or beyond 1e30.
     """
     try:
         image = _decode(stream)
-        finite = bool(np.isfinite(values_of(image)).all())
+        values = values_of(image)
+        most = float(max(values.max(), -values.min()))  # NaN if one value is
     except (RefusedFileError, MemoryError):
         raise
     except Exception as error:  # gzip, zlib and nibabel raise half a dozen kinds for a damaged file
         raise _refused(f"is truncated or damaged ({' '.join(str(error).split())})") from error
-    if not finite:
+    if not math.isfinite(most):
         raise _refused("holds values that are no finite numbers (NaN or infinity)")
+    if most > MOST_INTENSE:
+        raise _refused(f"holds the value {most:.3g}, which no scanner gives", way_out="correct its values")
     return image
 
 

@@ -1,5 +1,6 @@
 """A folder of NIfTI volumes and masks as a source, laid out as by the Medical Segmentation Decathlon."""
 
+import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from primia.data.nifti import MOST_FILE_BYTES, stem_of
 from primia.data.sources import SourceImage, read_file, refuse
 from primia.errors import DataError
 
-IMAGES, MASKS = "imagesTr", "labelsTr"
+IMAGES, MASKS, ABOUT = "imagesTr", "labelsTr", "dataset.json"
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class NiftiFolder:
 
     A volume's patient is its name without suffix, unless `labels_file` names another one; then the file also says who
     is at which hospital and in which split. A patient has one volume. The masks of imagesTs are nowhere, so it is not
-    read, and neither is dataset.json, which says nothing that params.yaml does not.
+    read. Of dataset.json only the names of the structures are, see `check_names`.
     """
 
     folder: Path
@@ -115,3 +116,28 @@ class NiftiFolder:
             mask=mask,
             read_mask=partial(read_file, self.folder / MASKS / mask, most_bytes=MOST_FILE_BYTES),
         )
+
+
+def check_names(folder: Path, meaning: Mapping[str, Sequence[int]]) -> None:
+    """Hold the names that params.yaml gives to values of masks against those of dataset.json, if there is one.
+
+    Names that only one of them has are nobody's mistake: everybody may call a structure as they like.
+
+    Raises:
+        DataError: both know a name, but for different values; or dataset.json is broken.
+    """
+    path = folder / ABOUT
+    if not path.is_file():
+        return
+    try:
+        labels = json.loads(path.read_bytes()).get("labels", {}).items()
+    except (ValueError, AttributeError) as error:  # no JSON, or no tables
+        raise DataError(f"{path} has no table of labels, as in {{'1': 'liver'}}; mend it, or take it away.") from error
+    value_of = {str(name).strip().casefold(): str(value) for value, name in labels}
+    for name, values in meaning.items():
+        value = value_of.get(name.casefold())
+        if value is not None and value not in map(str, values):
+            raise DataError(
+                f"{path} says that {value} is {name}, but by ingest.classes {', '.join(map(str, values))} would be; "
+                "give the classes in the order of their values, or say them in ingest.label_values."
+            )

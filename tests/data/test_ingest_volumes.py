@@ -83,6 +83,10 @@ BAD = {
     "elsewhere": (lambda f: spoil(f, where=affine(origin=(0, 0, 0))), "has a mask that lies elsewhere"),
     "four dimensions": (lambda f: spoil(f, np.zeros((*SHAPE, 2), np.float32)), "has 4 dimensions"),
     "nan": (lambda f: spoil(f, np.full(SHAPE, np.nan, np.float32)), "NaN or infinity"),
+    "no scanner's": (
+        lambda f: spoil(f, np.full(SHAPE, 3.3e38, np.float32)),
+        "the value 3.3e+38, which no scanner gives",
+    ),
     "infinity": (lambda f: spoil(f, np.full(SHAPE, np.inf, np.float32)), "NaN or infinity"),
     "truncated": (lambda f: cut(f, "imagesTr"), "is truncated or damaged"),
     "no nifti": (lambda f: write(f, "imagesTr", b"cough" * 200), "is no NIfTI volume"),
@@ -136,7 +140,6 @@ def test_a_mask_without_a_volume_is_quarantined(tmp_path):
 def test_the_manifest_describes_image_and_mask_as_they_came(tmp_path):
     decathlon(tmp_path / "mine", patients=3)
     write_pair(tmp_path / "mine", "plain", suffix=".nii", seed=5)
-    (tmp_path / "mine" / "dataset.json").write_text("not even JSON")
     (tmp_path / "mine" / "imagesTr" / "._case_000.nii.gz").write_bytes(b"what macOS leaves in archives")
     summary = run(tmp_path)
     assert (summary.images, summary.patients, summary.synthetic) == (4, 4, False)
@@ -154,13 +157,48 @@ def test_the_manifest_describes_image_and_mask_as_they_came(tmp_path):
     assert source["label_values"] == {"background": [0], "anterior": [1], "posterior": [2]}
 
 
-def test_the_same_volumes_give_the_same_bytes_and_a_copy_is_a_duplicate(tmp_path):
+def test_a_patient_under_two_names_is_quarantined(tmp_path):
     decathlon(tmp_path / "mine", patients=3)
     for place in ("imagesTr", "labelsTr"):
-        shutil.copy(tmp_path / "mine" / place / "case_001.nii.gz", tmp_path / "mine" / place / "again.nii.gz")
+        shutil.copy(tmp_path / "mine" / place / "case_001.nii.gz", tmp_path / "mine" / place / "once_more.nii.gz")
+    with pytest.raises(
+        DataError, match=r"1 of 4 files .* once_more\.nii\.gz, shows the same voxels as case_001\.nii\.gz"
+    ):
+        run(tmp_path)
+    assert run(tmp_path, max_refused=1).patients == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"labels": {"0": "background", "1": "Posterior", "2": "Anterior"}}', "says that 2 is anterior"),
+        ('{"labels": {"0": "Anterior"}}', "says that 0 is anterior, but by ingest.classes 1 would be"),
+        ("not even JSON", "has no table of labels"),
+        ("[]", "has no table of labels"),
+        ('{"labels": ["background"]}', "has no table of labels"),
+    ],
+)
+def test_a_dataset_json_that_means_something_else_is_refused(tmp_path, content, reason):
+    decathlon(tmp_path / "mine", patients=2)
+    (tmp_path / "mine" / "dataset.json").write_text(content)
+    with pytest.raises(DataError, match=reason):
+        run(tmp_path)
+    told = {"anterior": (1,), "posterior": (2,)}
+    assert run(tmp_path, label_values=told).images == 2  # they have the last word
+
+
+@pytest.mark.parametrize("content", ['{"labels": {"0": "bg", "1": "Anterior"}}', '{"name": "Hippocampus"}'])
+def test_a_dataset_json_that_agrees_or_has_other_names_is_welcome(tmp_path, content):
+    decathlon(tmp_path / "mine", patients=2)
+    (tmp_path / "mine" / "dataset.json").write_text(content)
+    assert run(tmp_path).images == 2
+
+
+def test_the_same_volumes_give_the_same_bytes(tmp_path):
+    decathlon(tmp_path / "mine", patients=3)
     first = run(tmp_path)
     before = sha256_of_folder(tmp_path / "raw")
-    assert run(tmp_path) == first and first.duplicates == 1
+    assert run(tmp_path) == first and first.duplicates == 0
     assert sha256_of_folder(tmp_path / "raw") == before
 
 
