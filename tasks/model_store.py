@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from primia.errors import ConfigError, DataError
 from primia.files import folder_in_progress, read_json
 from tasks.approval import MARKS_TAG
-from tasks.environment import state_folder
+from tasks.environment import prepare, state_folder
 from tasks.paths import FEDERATED
 from tasks.tracking import FILES, open_store
 
@@ -33,6 +33,7 @@ def fetch(address: str) -> Path:
         ConfigError: it is no such address.
         DataError: there is no such version, or its files are not those that were registered.
     """
+    prepare()  # a command may be given in any shell; before mlflow, which reads its settings when it is imported
     from mlflow.exceptions import MlflowException
 
     said = _ADDRESS.fullmatch(address)

@@ -12,13 +12,14 @@ from torch import Tensor
 from primia.errors import FederationError
 from primia.federation.plan import Plan
 from primia.federation.summed_changes import LARGEST_LOSS, LOSS_STEPS
-from primia.federation.sums import Totals, Values, impossible, most_patients
+from primia.federation.sums import Totals, Values, as_numbers, impossible, most_patients
 from primia.models.overlap import patient_dice
 from primia.privacy.noise import NoiseSource
 from primia.privacy.patient_sums import STEPS, NoisySum
 from primia.secagg.vector import Layout, Part, share_of_signed_word, share_of_word
 from primia.training.objective import row_losses
 
+_AT_A_TIME = 16  # images in float64: 100 MB of 256 x 256 pixels and three classes with the temporaries
 _DICE_STEPS = 2**12
 _MOST_PATIENTS = 10**6  # of all hospitals together; masks of the protocol that do not cancel give far more
 
@@ -42,17 +43,21 @@ def dice_values(plan: Plan, logits: Tensor, masks: Tensor, patients: Tensor, *, 
 
     Args:
         plan: of the run.
-        logits: (images, classes, *spatial), finite.
+        logits: (images, classes, *spatial).
         masks: (images, *spatial) uint8.
         patients: (images,) int64, equal for images of one patient.
         noise: of differential privacy; unused without it.
     """
-    dice = patient_dice(logits.argmax(dim=1), masks, patients, classes=len(plan.classes))
+    found = torch.cat([as_numbers(batch).argmax(dim=1) for batch in torch.split(logits, _AT_A_TIME)])
+    dice = patient_dice(found, masks, patients, classes=len(plan.classes))
+    # To leave patients out would need a count for each structure; here nothing where nothing is counts as right.
+    dice = dice.nan_to_num(1.0)
     if plan.privacy is not None:
         exact = np.concatenate([[float(len(dice))], dice.sum(dim=0).numpy()])
         limit = share_of_signed_word(len(plan.hospitals))
         return {"overlaps": _noisy_overlaps(plan).release(exact, limit=limit, noise=noise)}
-    losses = row_losses(logits.double(), masks.long(), plan.training.loss)
+    batches = zip(torch.split(logits, _AT_A_TIME), torch.split(masks, _AT_A_TIME), strict=True)
+    losses = torch.cat([row_losses(as_numbers(batch), mask.long(), plan.training.loss) for batch, mask in batches])
     return {
         "patients": len(dice),
         "dice": torch.round(dice * _DICE_STEPS).sum(dim=0).to(torch.int64).numpy(),

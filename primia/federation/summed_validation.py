@@ -15,12 +15,11 @@ from primia.errors import FederationError
 from primia.federation.plan import Plan
 from primia.federation.summed_changes import LARGEST_LOSS, LOSS_STEPS
 from primia.federation.summed_dice import check_dice, dice_layout, dice_values, read_dice
-from primia.federation.sums import Totals, Values, impossible, most_patients
+from primia.federation.sums import Totals, Values, as_numbers, impossible, most_patients
 from primia.privacy.noise import NoiseSource
 from primia.privacy.patient_sums import STEPS, NoisySum, weights_of
 from primia.secagg.vector import Layout, Part, share_of_signed_word, share_of_word
 
-_LARGEST_LOGIT = 1e30
 _MOST_IMAGES = 10**7  # of all hospitals together; masks that do not cancel give far more
 
 
@@ -50,10 +49,9 @@ def evaluate_values(plan: Plan, logits: Tensor, labels: Tensor, patients: Tensor
         noise: of differential privacy; unused without it.
     """
     classes = logits.shape[1]
-    # No image may make the difference between an answer and an error.
-    logits = torch.nan_to_num(logits.to(torch.float64), nan=0.0, posinf=_LARGEST_LOGIT, neginf=-_LARGEST_LOGIT)
     if plan.segments:
         return dice_values(plan, logits, labels, patients, noise=noise)
+    logits = as_numbers(logits)
     cells = (labels * classes + logits.argmax(dim=1)).numpy()
     if plan.privacy is not None:
         exact = np.bincount(cells, weights=weights_of(patients).numpy(), minlength=classes**2).astype(np.float64)

@@ -1,15 +1,24 @@
-"""What the unmasked sums of all purposes share: their types, and the sentence when one cannot be."""
+"""What the sums of all purposes share: their types, numbers to add up, and the sentence when a sum cannot be."""
 
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from primia.errors import FederationError
 from primia.federation.plan import Plan
 
 Totals = Mapping[str, NDArray[np.int64]]
 Values = dict[str, NDArray[np.int64] | int]  # what one site adds
+
+_LARGEST_LOGIT = 1e30
+
+
+def as_numbers(logits: Tensor) -> Tensor:
+    """Finite float64: no image may make the difference between an answer and an error."""
+    return torch.nan_to_num(logits.to(torch.float64), nan=0.0, posinf=_LARGEST_LOGIT, neginf=-_LARGEST_LOGIT)
 
 
 def impossible(what: str) -> FederationError:

@@ -1,5 +1,6 @@
 """Models of a real registry as folders."""
 
+import os
 import re
 
 import pytest
@@ -41,6 +42,13 @@ def test_a_version_and_an_alias_give_the_registered_model_and_say_what_it_is_mar
 def test_the_command_line_finds_the_store_by_its_scheme(desk, registered):
     version, model = registered
     assert load_model(model_folder(f"models:/{desk.model}/{version}")).digest() == model.digest()
+
+
+def test_the_store_is_found_in_a_shell_that_knows_nothing_of_it(desk, registered, monkeypatch):
+    version, model = registered
+    monkeypatch.setattr(os, "environ", {name: text for name, text in os.environ.items() if "MLFLOW" not in name})
+    assert load_model(fetch(f"models:/{desk.model}/{version}")).digest() == model.digest()
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
 def test_files_that_are_not_those_registered_are_refused(desk, registered):
