@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -141,7 +142,7 @@ def _in_one_place(cell: Cell, params: Params, *, sites: Path) -> ReleasedModel:
 
 def _figures(judged: Segmented) -> dict[str, Any]:
     kept = {name: judged.figures[name] for name in ("dice", "hd95", "surface_dice", "dice_by_structure")}
-    return {**kept, "dice_of_patients": [round(float(dice), 4) for dice in judged.dice.mean(axis=1)]}
+    return {**kept, "dice_of_patients": [round(float(dice), 4) for dice in np.nanmean(judged.dice, axis=1)]}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

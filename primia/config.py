@@ -145,6 +145,7 @@ class Evaluation(Section):
     bootstrap: int = Field(default=1000, ge=100, le=100_000)
     tolerance: float = Field(default=1.0, gt=0.0, le=100.0)
     worst: int = Field(default=3, ge=1, le=100)
+    pictures: bool = False
     seed: Seed = 1
 
 

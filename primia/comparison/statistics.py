@@ -51,14 +51,14 @@ def scores_of(answers: Floats, labels: Ints, patients: Ints, *, settings: Evalua
 
     Args:
         answers: (images, classes) probabilities whose rows sum to one; where labels are masks, (patients, structures)
-            Dice in the order of the patients' numbers.
+            Dice in the order of the patients' numbers, every structure in some patient, NaN where there is none.
         labels: (images,) class indices, of which every one occurs, or (images, *spatial) masks.
         patients: (images,) whose image it is.
         settings: number of resamples and their seed.
     """
     if labels.ndim > 1:
         resampled = resampled_means(answers, resamples=settings.bootstrap, seed=settings.seed)
-        return {"dice": Score(float(answers.mean()), resampled.mean(axis=1))}
+        return {"dice": Score(float(np.nanmean(answers, axis=0).mean()), resampled.mean(axis=1))}
     values = weighted_figures(answers, labels, np.ones((1, len(labels))))
     figures = resampled_figures(answers, labels, patients, resamples=settings.bootstrap, seed=settings.seed)
     return {name: Score(float(values[name][0]), figures[name]) for name in figures_of(labels)}

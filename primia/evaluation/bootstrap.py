@@ -127,18 +127,27 @@ def resampled_means(values: Floats, *, resamples: int, seed: int) -> Floats:
     return np.asarray(means, dtype=np.float64)
 
 
-def mean_intervals(values: Floats, *, resamples: int, seed: int, confidence: float = 0.95) -> list[dict[str, float]]:
+def mean_intervals(
+    values: Floats, *, resamples: int, seed: int, confidence: float = 0.95
+) -> list[dict[str, float | None]]:
     """Value and ends of the percentile interval of the mean over all columns, and of that of each column.
 
+    A column without a number has None, and the mean over the columns leaves it out.
+
     Args:
-        values: (patients, columns), as for `resampled_means`; every column holds a number.
+        values: (patients, columns), as for `resampled_means`.
         resamples: see there.
         seed: see there.
         confidence: probability mass between the ends, in (0, 1).
     """
     means, tail = resampled_means(values, resamples=resamples, seed=seed), (1 - confidence) / 2
-    exact, told = np.nanmean(values, axis=0), []
-    for value, drawn in [(exact.mean(), means.mean(axis=1)), *zip(exact, means.T, strict=True)]:
-        low, high = np.nanquantile(drawn, [tail, 1 - tail])
-        told.append({"value": float(value), "low": float(low), "high": float(high)})
+    there = np.flatnonzero(~np.isnan(values).all(axis=0))
+    told: list[dict[str, float | None]] = []
+    for chosen in (there, *np.arange(values.shape[1])[:, None]):
+        exact, drawn = values[:, chosen], means[:, chosen]
+        if np.isnan(exact).all():
+            told.append({"value": None, "low": None, "high": None})
+            continue
+        low, high = np.nanquantile(drawn.mean(axis=1), [tail, 1 - tail])
+        told.append({"value": float(np.nanmean(exact, axis=0).mean()), "low": float(low), "high": float(high)})
     return told

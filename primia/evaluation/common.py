@@ -51,11 +51,12 @@ def finite(model: ReleasedModel, answers: Floats) -> Floats:
 
 
 def common_figures(model: ReleasedModel, test: ImageSet, *, settings: Evaluation) -> dict[str, Any]:
-    """How many were judged, by what, and which model."""
+    """How many were judged, by what, and which model; `uncovered` is what is published beside the figures."""
     return {
         "images": len(test),
         "patients": len(np.unique(test.patients.numpy())),
         "classes": list(model.classes),
         "bootstrap": settings.bootstrap,
+        "uncovered": [],
         "model_digest": model.digest(),
     }

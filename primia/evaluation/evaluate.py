@@ -27,13 +27,16 @@ class Judgement(Protocol):
         """Write metrics.json and what the pictures are made of; `folder` is replaced as a whole or not at all."""
 
 
-def evaluate(model: ReleasedModel, test: ImageSet, *, settings: Evaluation) -> Judgement:
+def evaluate(model: ReleasedModel, test: ImageSet, *, settings: Evaluation, synthetic: bool = False) -> Judgement:
     """Judge `model` on the test patients.
+
+    Images of them are kept for the report only if they are `synthetic`, or agreed to it (`settings.pictures`).
 
     Raises:
         DataError: the test set is empty, lacks a class, has other classes or sizes than the model, or the model
             answers with something that is not a number.
     """
     require_fit(model, test)
-    judge = judge_masks if model.segments else judge_classes
-    return judge(model, test, settings=settings)
+    if model.segments:
+        return judge_masks(model, test, settings=settings, synthetic=synthetic)
+    return judge_classes(model, test, settings=settings)

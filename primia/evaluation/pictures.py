@@ -13,6 +13,9 @@ from primia.data.image_set import ImageSet
 from primia.evaluation.metrics import Floats
 from primia.files import write_bytes
 
+# What is published of patients who agreed to be shown.
+PICTURES = "images of test patients with their masks in the report (evaluation.pictures)"
+
 
 @dataclass(frozen=True)
 class Overlay:

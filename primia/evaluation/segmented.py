@@ -5,6 +5,7 @@ Never a soft Dice, and never one over a batch: a patient is judged on all of the
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from primia.errors import DataError
 from primia.evaluation.bootstrap import mean_intervals
 from primia.evaluation.common import common_figures, finite
 from primia.evaluation.metrics import Floats
-from primia.evaluation.pictures import Overlay, overlays, save_overlays
+from primia.evaluation.pictures import PICTURES, Overlay, overlays, save_overlays
 from primia.evaluation.surfaces import surface_distances
 from primia.models.overlap import patient_dice
 from primia.models.released import ReleasedModel
@@ -33,8 +34,9 @@ _FIGURES = ("dice", "hd95", "surface_dice")
 class Segmented:
     """What the model marked and how good that was; `figures` is the content of metrics.json.
 
-    Per patient, in the order of their numbers, and structure, (patients, structures): `dice`, and NaN in `hd95` and
-    `surface_dice` where a structure is in neither map. `hospitals` are theirs, (patients,), "" where unknown.
+    `dice`, `hd95` and `surface_dice` are of each patient, in the order of their numbers, and structure, (patients,
+    structures), NaN where the structure is in neither map. `hospitals` are theirs, (patients,), "" where unknown.
+    `shown` is empty where nobody may be shown.
     """
 
     figures: dict[str, Any]
@@ -48,7 +50,7 @@ class Segmented:
 
     @property
     def answers(self) -> Floats:
-        """What a comparison keeps of a model: Dice, (patients, structures)."""
+        """What a comparison keeps of a model: Dice, (patients, structures), NaN as there."""
         return self.dice
 
     def write(self, folder: Path) -> None:
@@ -71,7 +73,7 @@ class Segmented:
                 ]
 
 
-def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation) -> Segmented:
+def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation, synthetic: bool = False) -> Segmented:
     """Judge a model that marks structures; see `primia.evaluation.evaluate.evaluate`.
 
     Raises:
@@ -93,8 +95,10 @@ def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation) -
         for patient in patients
     ]
     hd95, surface_dice = (np.stack([one[kind] for one in surfaces]) for kind in (0, 1))
+    show = synthetic or settings.pictures
     figures: dict[str, Any] = {
         **common_figures(model, test, settings=settings),
+        "uncovered": [PICTURES] if show and not synthetic else [],
         "unit": "pixels" if model.volume is None else "mm",
         "tolerance": settings.tolerance,
         "pixels_per_class": dict(zip(test.classes, pixels, strict=True)),
@@ -108,13 +112,14 @@ def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation) -
         hospital: _of_hospital(dice[[home == hospital for home in hospitals]], structures, settings)
         for hospital in sorted(set(hospitals) - {""})
     }
-    of_patient = dice.mean(axis=1)
-    order = np.argsort(of_patient, kind="stable")
+    of_patient = _mean([*dice.T])
+    order = np.argsort(of_patient, kind="stable")[: np.count_nonzero(~np.isnan(of_patient))]
     worst_first = [patients[row] for row in order]
-    figures["worst_dice"] = float(of_patient.min())
+    figures["worst_dice"] = float(of_patient[order[0]])
     figures["worst"] = [
         {"patient": patients[row], "dice": float(of_patient[row])} for row in order[: settings.worst].tolist()
     ]
+    shown = partial(overlays, test, predicted, doubt, of_volumes=model.volume is not None)
     return Segmented(
         figures=figures,
         dice=dice,
@@ -123,14 +128,7 @@ def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation) -
         patients=patients,
         hospitals=hospitals,
         structures=structures,
-        shown=overlays(
-            test,
-            predicted,
-            doubt,
-            patients=worst_first,
-            dice=of_patient[order],
-            of_volumes=model.volume is not None,
-        ),
+        shown=shown(patients=worst_first, dice=of_patient[order]) if show else (),
     )
 
 
@@ -167,7 +165,7 @@ def _surfaces(predicted: Tensor, truth: Tensor, model: ReleasedModel, settings: 
 
 
 def _mean(of_views: Sequence[Floats]) -> Floats:
-    """Mean over the views in which a structure is there; NaN where it is in none."""
+    """Mean over the first axis of what is a number; NaN where nothing is."""
     values = np.stack(of_views)
     there: NDArray[np.bool_] = ~np.isnan(values)
     with np.errstate(invalid="ignore"):

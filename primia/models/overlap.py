@@ -16,8 +16,8 @@ def patient_dice(predicted: Tensor, masks: Tensor, patients: Tensor, *, classes:
         classes: how many there are; class 0 is the background, which is not judged.
 
     Returns:
-        (patients, classes - 1) float64 in [0, 1], patients in the order of their numbers; 1 where the structure is in
-        neither map.
+        (patients, classes - 1) float64 in [0, 1], patients in the order of their numbers; NaN where the structure is
+        in neither map, which says nothing about a model.
     """
     assert predicted.shape == masks.shape and len(patients) == len(masks) and classes >= 2
     _, place = torch.unique(patients, return_inverse=True)
@@ -25,7 +25,7 @@ def patient_dice(predicted: Tensor, masks: Tensor, patients: Tensor, *, classes:
     people = int(place.max()) + 1 if len(place) else 0
     shared = torch.zeros(people, classes - 1, dtype=torch.float64).index_add_(0, place, shared)
     either = torch.zeros(people, classes - 1, dtype=torch.float64).index_add_(0, place, either)
-    return torch.where(either > 0, 2 * shared / either.clamp_min(1), 1.0)
+    return 2 * shared / either
 
 
 def counts(predicted: Tensor, masks: Tensor, *, classes: int) -> tuple[Tensor, Tensor]:

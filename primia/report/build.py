@@ -112,7 +112,8 @@ def _draw_masks(evaluation: Path, folder: Path) -> None:
     with safe_open(evaluation / "pictures.safetensors", framework="numpy") as stream:
         shown = json.loads(stream.metadata()["shown"])
         pictures = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (no mapping)
-    mask_plots.draw_overlays(folder / "overlays.png", shown, pictures)
+    if shown:  # nobody else may be
+        mask_plots.draw_overlays(folder / "overlays.png", shown, pictures)
 
 
 def _draw_attacks(results: Path, attacks: Sequence[Mapping[str, Any]], folder: Path) -> None:

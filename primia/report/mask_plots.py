@@ -12,12 +12,12 @@ _MAPS = (("image", "image"), ("truth", "truth"), ("prediction", "prediction"), (
 
 
 def draw_dice(path: Path, patients: Sequence[Row]) -> None:
-    """Dice of every patient by structure, with the mean of each."""
+    """Dice of every patient by structure, with the mean of each; none where neither map has the structure."""
     structures = distinct(patients, "structure")
     with canvas(path, size=(6.4, 1.2 + 0.7 * len(structures))) as figure:
         axes = figure.subplots()
         for place, name in enumerate(structures):
-            dice = np.sort([float(row["dice"]) for row in patients if row["structure"] == name])
+            dice = np.sort([float(row["dice"]) for row in patients if row["structure"] == name and row["dice"]])
             # Spread by rank within a band, so that equal values do not hide one another; no chance in a report.
             height = place + 0.5 * ((np.arange(len(dice)) * 0.618) % 1 - 0.5)
             axes.plot(dice, height, "o", markersize=4, alpha=0.6, color=COLOURS[place % len(COLOURS)])

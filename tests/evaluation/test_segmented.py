@@ -12,9 +12,11 @@ from primia.config import Evaluation, Volume
 from primia.data.image_set import ImageSet
 from primia.errors import DataError
 from primia.evaluation.evaluate import evaluate
+from primia.evaluation.pictures import PICTURES
 from primia.models.networks import Network
 from primia.models.overlap import patient_dice
 from primia.models.released import ReleasedModel
+from primia.report.mask_plots import draw_dice
 
 CLASSES = ("background", "anterior", "posterior")
 SETTINGS = Evaluation(bootstrap=200, seed=1)
@@ -60,8 +62,8 @@ def slices(patients=6, of_each=5, wrong=0.0, seed=1):
     )
 
 
-def judged(test, volume=None, settings=SETTINGS):
-    return evaluate(model_that_reads_grey_levels(volume), test, settings=settings)
+def judged(test, volume=None, settings=SETTINGS, synthetic=True):
+    return evaluate(model_that_reads_grey_levels(volume), test, settings=settings, synthetic=synthetic)
 
 
 def test_a_model_that_is_right_everywhere_is_perfect():
@@ -132,6 +134,39 @@ def test_the_files_hold_every_patient_and_pictures_of_the_worst_and_the_best(tmp
         assert [each["name"] for each in shown] == ["worst", "second worst", "median", "best"]
         assert shown[0]["dice"] <= shown[1]["dice"] <= shown[2]["dice"] <= shown[3]["dice"]
         assert stream.get_tensor("0.image").shape == stream.get_tensor("0.truth").shape == (24, 24)
+
+
+@pytest.mark.parametrize(("agreed", "uncovered"), [(False, []), (True, [PICTURES])])
+def test_images_of_real_patients_are_kept_only_if_they_agreed_and_are_said_to_be_published(tmp_path, agreed, uncovered):
+    settings = SETTINGS.model_copy(update={"pictures": agreed})
+    result = judged(slices(wrong=0.2), Volume(spacing=SPACING), settings, synthetic=False)
+    result.write(tmp_path / "evaluation")
+    with safe_open(tmp_path / "evaluation/pictures.safetensors", framework="pt") as stream:
+        assert len(list(stream.keys())) == (16 if agreed else 0)
+        assert len(json.loads(stream.metadata()["shown"])) == (4 if agreed else 0)
+    assert result.figures["uncovered"] == uncovered
+    assert judged(slices(wrong=0.2)).figures["uncovered"] == []
+
+
+def test_a_structure_that_a_patient_has_not_and_the_model_does_not_mark_counts_for_nothing(tmp_path):
+    test = slices(wrong=0.0)
+    labels = torch.where((test.patients[:, None, None] < 2) & (test.labels == 2), 0, test.labels)
+    shown = (labels / 2).half()[:, None]
+    shown[test.patients == 1] = 0.0  # of whom nothing is found; the mask is empty but for one structure
+    test = dataclasses.replace(test, images=shown, labels=labels, hospitals=("hill", "hill", *["north"] * 4))
+    result = judged(test, Volume(spacing=SPACING))
+    assert np.isnan(result.dice[:2, 1]).all() and np.isnan(result.hd95[:2, 1]).all()
+    assert result.dice[:2, 0].tolist() == [1.0, 0.0]
+    figures = result.figures
+    assert figures["dice_by_structure"]["posterior"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert figures["dice"]["value"] == pytest.approx((1.0 + 5 / 6) / 2)
+    assert figures["by_hospital"]["hill"]["dice"]["value"] == 0.5
+    assert figures["by_hospital"]["hill"]["dice_by_structure"]["posterior"]["value"] is None
+    assert figures["worst"][0] == {"patient": 1, "dice": 0.0}
+    result.write(tmp_path / "evaluation")
+    with (tmp_path / "evaluation/patients.csv").open(newline="") as stream:
+        draw_dice(tmp_path / "dice.png", list(csv.DictReader(stream)))
+    assert (tmp_path / "dice.png").stat().st_size > 1000
 
 
 def test_slices_of_volumes_are_shown_with_the_front_on_top_and_the_right_on_the_left(tmp_path):

@@ -1,9 +1,14 @@
 """The same pipeline with `task: segmentation`, on a small checkout with the profile of lungs."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
-from tiny_checkout import Checkout, make_checkout, python
+from tiny_checkout import ROOT, Checkout, make_checkout, python
+
+from primia.evaluation.pictures import save_overlays
+from primia.report.build import build_report
 
 pytestmark = pytest.mark.system
 
@@ -35,6 +40,18 @@ def test_the_report_shows_overlays_and_says_that_nothing_answers_encrypted_image
     assert "| Dice of lungs |" in card
     assert "| Dice by hospital of the test patients |" in card and "\n| river | " in card
     assert {"overlays.png", "dice.png"} <= {path.name for path in (segmented.folder / "results/report/plots").iterdir()}
+
+
+def test_the_report_says_why_nobody_is_shown(segmented: Checkout, tmp_path: Path) -> None:
+    for name in ("params.yaml", "data/raw/source.json", "results"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (segmented.folder / name).is_dir() else shutil.copy
+        copy(segmented.folder / name, tmp_path / name)
+    save_overlays(tmp_path / "results/evaluation/pictures.safetensors", ())
+    build_report(tmp_path, template=ROOT / "mlflow/model_card.md.j2", target=tmp_path / "report")
+    card = (tmp_path / "report/model_card.md").read_text()
+    assert "not shown: they were not asked (`evaluation.pictures`)" in card and "overlays" not in card
+    assert not (tmp_path / "report/plots/overlays.png").exists()
 
 
 def test_the_registered_version_gives_every_pixel_a_class(segmented: Checkout) -> None:

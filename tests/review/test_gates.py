@@ -30,7 +30,7 @@ GOOD = {
             "figures on the test patients in the stages evaluate, attack and encrypt",
         ],
     },
-    "evaluation": {"mcc": {"value": 0.7, "low": 0.62, "high": 0.75}, "model_digest": "ab12"},
+    "evaluation": {"mcc": {"value": 0.7, "low": 0.62, "high": 0.75}, "uncovered": [], "model_digest": "ab12"},
     "comparison": {"enabled": False, "uncovered": []},
     "attack": {
         "verdict": "PASS",
@@ -60,7 +60,12 @@ GOOD = {
 
 # A version that marks structures: no class is named, and nothing answers encrypted images.
 SEGMENTING = copy.deepcopy(GOOD) | {
-    "evaluation": {"dice": {"value": 0.85, "low": 0.83, "high": 0.87}, "worst_dice": 0.6, "model_digest": "ab12"},
+    "evaluation": {
+        "dice": {"value": 0.85, "low": 0.83, "high": 0.87},
+        "worst_dice": 0.6,
+        "uncovered": [],
+        "model_digest": "ab12",
+    },
     "encryption": {"enabled": False},
     "params": {**GOOD["params"], "task": "segmentation"},
 }
@@ -148,6 +153,8 @@ def test_only_clinical_asks_for_real_images_and_for_nothing_outside_the_budget()
     assert (missed("demo", unproven), missed("clinical", unproven)) == ([], ["attacks"])
     assert missed("clinical", changed("attack.budget", "quick")) == ["attack_budget"]
     assert missed("clinical", changed("attack.uncovered", ["figures"])) == ["attacks_cover_everything"]
+    assert missed("clinical", changed("evaluation.uncovered", ["images"])) == ["evaluation_shows_nobody"]
+    assert missed("demo", changed("evaluation.uncovered", ["images"])) == []
     assert missed("clinical", changed("attack.verdicts.membership", "FAIL")) == ["attack_membership"]
     assert missed("clinical", changed("privacy.epsilon_all_runs", 80.0)) == ["privacy_budget_all_runs"]
     assert missed("demo", changed("privacy.synthetic", True)) == []
