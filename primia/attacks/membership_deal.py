@@ -1,13 +1,12 @@
 """Whose membership is asked for, and on whom an attacker's own models are trained."""
 
-import threading
-import weakref
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from primia.attacks.scene import Scene, inputs_of, require_fit
+from primia.attacks.scene import Scene, require_fit
+from primia.attacks.shared_inputs import shared_inputs
 from primia.data.image_set import ImageSet
 from primia.errors import DataError
 
@@ -45,12 +44,16 @@ class Fold:
 
 @dataclass(frozen=True)
 class Deal:
-    """Images of everybody, with patients numbered across hospitals and candidates, and who is who."""
+    """Images of everybody, with patients numbered across hospitals and candidates, and who is who.
+
+    `learned` are the patients of the hospitals' training, asked about or not; none where candidates stand in for them.
+    """
 
     images: Tensor
     labels: Tensor
     patients: Tensor
     folds: tuple[Fold, ...]
+    learned: Tensor
 
     def rows(self, patients: Tensor) -> Tensor:
         """Images of some patients, in the order of the deal."""
@@ -79,7 +82,7 @@ def deal(scene: Scene) -> Deal:
         order = torch.randperm(count, generator=scene.generator("membership", "stand-ins"))
         one, two = order.tensor_split(2)
         folds = (_fold(one, pool=two), _fold(two, pool=one))
-        return Deal(candidates.images, candidates.labels.long(), candidates.patients, folds)
+        return Deal(candidates.images, candidates.labels.long(), candidates.patients, folds, torch.arange(0))
     members, others = len(known.members.patient_ids), len(known.others.patient_ids)
     if min(members, others) < needed:
         raise DataError(
@@ -87,25 +90,15 @@ def deal(scene: Scene) -> Deal:
             f"and {others}; set attack.membership to stand_in."
         )
     drawn = torch.randperm(members, generator=scene.generator("membership", "members"))
-    asked = known.members.subset(torch.isin(known.members.patients, drawn[: _MEMBERS_PER_OTHER * others]))
-    first, last = count + len(asked.patient_ids), count + len(asked.patient_ids) + others
-    fold = Fold(torch.arange(count, first), torch.arange(first, last), torch.arange(count))
-    return _joined((candidates, asked, known.others), fold)
+    asked = drawn[: _MEMBERS_PER_OTHER * others].sort().values
+    first, last = count + members, count + members + others
+    fold = Fold(count + asked, torch.arange(first, last), torch.arange(count))
+    return _joined((candidates, known.members, known.others), fold, learned=torch.arange(count, first))
 
 
 def inputs_of_deal(scene: Scene, dealt: Deal) -> Tensor:
     """What heads see of all images of a deal, computed once for all parts that work on a scene; not to be changed."""
-    with _LOCK:
-        for kept, inputs in _KEPT:
-            if kept() is scene:
-                return inputs
-        inputs = inputs_of(scene.released, dealt.images)
-        _KEPT[:] = [(weakref.ref(scene), inputs)]
-        return inputs
-
-
-_LOCK = threading.Lock()
-_KEPT: list[tuple[weakref.ref[Scene], Tensor]] = []
+    return shared_inputs(scene, dealt.images).all()
 
 
 def _fold(asked: Tensor, *, pool: Tensor) -> Fold:
@@ -113,11 +106,12 @@ def _fold(asked: Tensor, *, pool: Tensor) -> Fold:
     return Fold(members, others, pool)
 
 
-def _joined(sets: tuple[ImageSet, ...], fold: Fold) -> Deal:
+def _joined(sets: tuple[ImageSet, ...], fold: Fold, *, learned: Tensor) -> Deal:
     starts = torch.tensor([0, *(len(each.patient_ids) for each in sets)]).cumsum(0)
     return Deal(
         torch.cat([each.images for each in sets]),
         torch.cat([each.labels for each in sets]).long(),
         torch.cat([each.patients + start for each, start in zip(sets, starts[:-1], strict=True)]),
         (fold,),
+        learned,
     )

@@ -9,7 +9,7 @@ from primia.attacks.contract import Advance, Part
 from primia.attacks.membership_deal import Deal, deal, inputs_of_deal
 from primia.attacks.membership_scores import Scores, by_patient, confidence_of, joined, lira, rmia
 from primia.attacks.membership_training import affordable_rounds, rounds_of, train_as_declared
-from primia.attacks.scene import Scene, inputs_of
+from primia.attacks.scene import Scene
 
 
 def folds_of(scene: Scene) -> int:
@@ -61,25 +61,16 @@ def attack_undefended(scene: Scene, fold: int, advance: Advance) -> Part:
     Returns:
         Values patients and rounds of its training; arrays as of `attack_target`.
     """
-    dealt, known = deal(scene), scene.membership
-    if known is None:
+    dealt = deal(scene)
+    if scene.membership is None:
         learned = dealt.folds[fold].members
         rounds = affordable_rounds(scene, patients=len(learned), images=len(dealt.rows(learned)))
         part = _target(scene, dealt, fold, advance, rounds=rounds, defended=False)
         return Part({"patients": len(learned), "rounds": rounds}, part.arrays)
-    everybody = known.members
-    patients = len(everybody.patient_ids)
-    rounds = affordable_rounds(scene, patients=patients, images=len(everybody))
-    head = train_as_declared(
-        scene,
-        inputs=inputs_of(scene.released, everybody.images),
-        labels=everybody.labels,
-        patients=everybody.patients,
-        rounds=rounds,
-        generator=scene.generator("membership", "undefended"),
-        advance=advance,
-        defended=False,
-    )
+    patients, rows = len(dealt.learned), dealt.rows(dealt.learned)
+    rounds = affordable_rounds(scene, patients=patients, images=len(rows))
+    generator = scene.generator("membership", "undefended")
+    head = _trained(scene, dealt, rows, rounds=rounds, generator=generator, advance=advance, defended=False)
     return Part({"patients": patients, "rounds": rounds}, _confidence(scene, dealt, fold, head))
 
 
