@@ -18,6 +18,13 @@ class Lineups:
     members: Tensor
     targets: Tensor
 
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def first(self, trials: int) -> "Lineups":
+        """The first so many trials."""
+        return Lineups(self.members[:trials], self.targets[:trials])
+
     @property
     def patients(self) -> Tensor:
         """Row of `Candidates` of each trial's target, (trials,)."""

@@ -24,6 +24,7 @@ ROUNDING = 1e-4  # relative, of a norm in float32
 NOISE_ERRORS = 5.0
 
 _TRIALS = 200  # of one part
+_FEWER = 2  # times as few are made at each noise of the curve, which no verdict rests on
 # Numbers held at once, of updates as of gradients: plenty for a head of 40,000 weights; a ResNet-18 goes in blocks.
 _BLOCK = 2**28
 _GROUP = 256  # gradients compared at once
@@ -81,8 +82,8 @@ class GradientRetrieval:
             trials=trials,
             generator=scene.generator("lineups", index),
         )
-        curve = CURVE if self._draws_curve(scene) else ()
-        count = _counter((2 + (scene.declared is not None) + len(curve)) * trials, advance)
+        curve, few = CURVE if self._draws_curve(scene) else (), lineups.first(math.ceil(trials / _FEWER))
+        count = _counter((2 + (scene.declared is not None)) * trials + len(curve) * len(few), advance)
         values: dict[str, Any] = {
             "trials": trials,
             "patients": len(candidates),
@@ -105,9 +106,10 @@ class GradientRetrieval:
             values["noise"] = [asdict(check) for check in _recorded(views, lineups, deviation, head=candidates.head)]
             values["influence"] = _influence(view, lineups) / scene.declared.clip_norm
         values["curve"] = [
-            _attempt(self._view(_noisier(scene, sigma), candidates), lineups, defended=True, count=count).successes
+            _attempt(self._view(_noisier(scene, sigma), candidates), few, defended=True, count=count).successes
             for sigma in curve
         ]
+        values["curve_trials"] = len(few)
         return Part(values)
 
     def gather(self, scene: Scene, parts: Sequence[Part]) -> Outcome:
@@ -136,7 +138,7 @@ class GradientRetrieval:
                 inexact = ROUNDING if scene.training.precision == "float32" else _INEXACT
                 checks = (*checks, _sensitivity(facts["influence"], inexact=inexact), _noise(facts), *_worst(parts))
         if self._draws_curve(scene):
-            facts["curve"] = self._curve(scene, parts, total=total)
+            facts["curve"] = self._curve(scene, parts)
         return Outcome(
             deed="named the right patient",
             cases="updates",
@@ -165,8 +167,9 @@ class GradientRetrieval:
             )
         )
 
-    def _curve(self, scene: Scene, parts: Sequence[Part], *, total: int) -> list[dict[str, float]]:
+    def _curve(self, scene: Scene, parts: Sequence[Part]) -> list[dict[str, float]]:
         chance, rows = 1 / scene.settings.gallery, []
+        total = sum(part.values["curve_trials"] for part in parts)
         for place, sigma in enumerate(CURVE):
             trials = Trials(sum(part.values["curve"][place] for part in parts), total, chance)
             low, high = trials.interval(scene.settings.confidence)
