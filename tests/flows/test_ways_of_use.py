@@ -211,9 +211,9 @@ def test_a_cancelled_deployment_run_ends_dvc_stage_and_sites_and_an_experiment_r
     wait_until(lambda: state() == "CANCELLED", 60, "the state Cancelled")
     reproduced.set_params(before)
     known = len(reproduced.runs())
-    experiment = reproduced.run("dvc", "exp", "run", "-S", "evaluation.bootstrap=200", timeout=400)
+    experiment = reproduced.run("dvc", "exp", "run", "-S", "registry.name=primia-trial", timeout=400)
     assert experiment.returncode == 0, experiment.stderr + experiment.stdout
     runs = reproduced.runs()
     assert len(runs) == known + 1
-    assert runs[0].data.params["evaluation.bootstrap"] == "200"
+    assert runs[0].data.params["registry.name"] == "primia-trial"
     assert runs[0].info.status == "FINISHED"
