@@ -42,7 +42,7 @@ def monet(*, classes: int, dims: int, convolution: Convolution) -> UShaped:
         Joined(narrow=_activated(inputs, skipped, convolution, size=1), body=_level(2 * skipped, skipped, convolution))
         for skipped, inputs in zip(FEATURES[-2::-1], FEATURES[:0:-1], strict=True)
     ]
-    network = UShaped(down=down, up=up, last=logits(FEATURES[0], classes, dims))
+    network = UShaped(down=down, up=up, last=logits(FEATURES[0], classes, dims), smallest=2 ** len(up))
     draw(network.down, network.up)
     return network
 

@@ -17,11 +17,7 @@ from primia.models.segmenting import UShaped, unet, unet_resnet18
 from primia.models.standardised import StandardisedConv2d, StandardisedConv3d
 
 # How these networks are built, and what the side of their images must be a multiple of.
-_SEGMENTING: dict[str, tuple[Callable[..., UShaped], int]] = {
-    "unet": (unet, 8),
-    "unet_resnet18": (unet_resnet18, 32),
-    "monet": (monet, 4),
-}
+_SEGMENTING: dict[str, Callable[..., UShaped]] = {"unet": unet, "unet_resnet18": unet_resnet18, "monet": monet}
 _PIXELS_AT_A_TIME = 2**21
 _OF_VOLUMES = ("jet", "unet", "monet")
 
@@ -107,14 +103,14 @@ def _segmenting(
     if architecture == "jet":
         front = LocalJet(dims)
         return Network(front=front, head=jet_head(front.channels, classes=classes))
-    build, multiple = _SEGMENTING[architecture]
+    head = _SEGMENTING[architecture](classes=classes, dims=dims, convolution=convolution)
     for key, side in (("preprocess.pixels", pixels), ("preprocess.volume.depth", depth)):
-        if side is not None and (side < multiple or side % multiple):
+        if side is not None and side < head.smallest:
             raise ConfigError(
-                f"{key} is {side}, but {architecture} halves its images until each pixel stands for {multiple}; "
-                f"choose a multiple of {multiple}, such as {max(round(side / multiple), 1) * multiple}."
+                f"{key} is {side}, but {architecture} halves its images until each pixel stands for {head.smallest}; "
+                "choose at least that, or another architecture."
             )
-    return Network(front=nn.Identity(), head=build(classes=classes, dims=dims, convolution=convolution))
+    return Network(front=nn.Identity(), head=head)
 
 
 class LogNormalised(nn.Module):

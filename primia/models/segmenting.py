@@ -34,16 +34,21 @@ class UShaped(nn.Module):
     """A U-Net (Ronneberger et al. 2015): `up` is handed the levels of `down`, the smallest first; `last` gives logits.
 
     Every level but the lowest has its own `Joined`, so that none can be left out unnoticed.
+
+    Attributes:
+        smallest: side of an image that is one pixel at the lowest level. Sides are filled up to multiples of it by
+            repeating the last pixel, and the answer is cut back.
     """
 
-    def __init__(self, *, down: Sequence[nn.Module], up: Sequence[Joined], last: nn.Module) -> None:
+    def __init__(self, *, down: Sequence[nn.Module], up: Sequence[Joined], last: nn.Module, smallest: int) -> None:
         super().__init__()
         assert len(up) == len(down) - 1
         self.down, self.up, self.last = nn.ModuleList(down), nn.ModuleList(up), last
+        self.smallest = smallest
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes, *spatial) of images (n, 1, *spatial)."""
-        levels, maps = list[Tensor](), images
+        levels, maps = list[Tensor](), self._filled_up(images)
         for stage in self.down:
             maps = stage(maps)
             levels.append(maps)
@@ -51,7 +56,16 @@ class UShaped(nn.Module):
         for stage in self.up:
             maps = stage(maps, levels.pop())
         answer: Tensor = self.last(maps)
+        for axis, side in enumerate(images.shape[2:], start=2):
+            answer = answer.narrow(axis, 0, side)
         return answer
+
+    def _filled_up(self, images: Tensor) -> Tensor:
+        for axis, side in enumerate(images.shape[2:], start=2):
+            if missing := -side % self.smallest:
+                rim = images.narrow(axis, side - 1, 1)
+                images = torch.cat([images, *[rim] * missing], dim=axis)
+        return images
 
 
 def unet(*, classes: int, dims: int, convolution: Convolution) -> UShaped:
@@ -67,7 +81,7 @@ def unet(*, classes: int, dims: int, convolution: Convolution) -> UShaped:
         _joined(inputs, skipped, skipped, convolution)
         for skipped, inputs in zip(FEATURES[-2::-1], FEATURES[:0:-1], strict=True)
     ]
-    network = UShaped(down=down, up=up, last=logits(FEATURES[0], classes, dims))
+    network = UShaped(down=down, up=up, last=logits(FEATURES[0], classes, dims), smallest=2 ** len(up))
     draw(network.down, network.up)
     return network
 
@@ -84,7 +98,7 @@ def unet_resnet18(*, classes: int, dims: int, convolution: Convolution) -> UShap
     ]
     # At the full size the encoder knows nothing but the image.
     up[-1].body = nn.Sequential(up[-1].body, nn.Upsample(scale_factor=2), *_activated(32, 16, convolution))
-    network = UShaped(down=down, up=up, last=logits(16, classes, dims))
+    network = UShaped(down=down, up=up, last=logits(16, classes, dims), smallest=2 ** (1 + len(up)))
     draw(network.down, network.up)
     return network
 

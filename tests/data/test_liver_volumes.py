@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 PATIENTS = 9
 SHAPE = (80, 80, 20)  # a trunk of 360 x 360 x 240 mm
 AIR, FAT, LIVER, TUMOUR, BONE = -1000, -200, 60, 25, 700  # Hounsfield units
-FLAT: dict = {}
-DEEP = {"preprocess": {"pixels": 128, "volume": {"spacing": [3.2, 3.2, 10.0], "depth": 50}}}
+FLAT = {"preprocess": {"validation_fraction": 0.5}}  # of few patients
+DEEP = {"preprocess": {"validation_fraction": 0.5, "pixels": 128, "volume": {"spacing": [3.2, 3.2, 10.0], "depth": 50}}}
 
 
 def ball(centre, radius):

@@ -120,12 +120,25 @@ def test_the_networks_have_the_size_they_are_said_to_have():
     assert size("unet_resnet18") == 13_710_227
 
 
-def test_sizes_that_cannot_be_halved_often_enough_are_refused_with_one_that_can():
-    with pytest.raises(ConfigError, match=r"preprocess.pixels is 100, but unet halves .* multiple of 8, such as 96\."):
-        build("unet", None, pixels=100)
-    with pytest.raises(ConfigError, match=r"preprocess.pixels is 2, but monet .* multiple of 4, such as 4\."):
+@EACH
+def test_images_of_any_side_are_filled_up_and_the_answer_is_cut_back(architecture, depth, joins):
+    side = 45
+    network = build(architecture, depth, pixels=side)
+    shape = (2, 1, side, side - 9) if depth is None else (2, 1, side, side - 9, depth + 3)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    logits = network(images)
+    assert logits.shape == (2, 3, *shape[2:])
+    more = [-length % network.head.smallest for length in shape[2:]]
+    filled = nn.functional.pad(images, [0, more[-1], 0, more[-2], *([0, more[0]] if depth else [])], mode="replicate")
+    assert torch.equal(logits, network(filled)[(..., *map(slice, shape[2:]))])
+    (gradient,) = torch.autograd.grad(logits.square().sum(), images)
+    assert (gradient != 0).float().mean() > 0.99, "every pixel matters"
+
+
+def test_sizes_that_cannot_be_halved_often_enough_are_refused():
+    with pytest.raises(ConfigError, match=r"preprocess.pixels is 2, but monet halves .* stands for 4; choose at least"):
         build("monet", None, pixels=2)
-    with pytest.raises(ConfigError, match=r"preprocess.volume.depth is 20, but unet .* multiple of 8, such as 16\."):
-        build("unet", 20)
+    with pytest.raises(ConfigError, match=r"preprocess.volume.depth is 6, but unet halves .* stands for 8; choose"):
+        build("unet", 6)
     with pytest.raises(ConfigError, match=r"unet_resnet18, which takes images, but preprocess.volume.depth is 16"):
         build("unet_resnet18", 16)
