@@ -10,7 +10,7 @@ from primia.attacks.blind import blind_attack, describe
 from primia.attacks.budget import Budget
 from primia.attacks.contract import Advance, Outcome, Part, Trials
 from primia.attacks.membership_by_heart import PATIENTS, attack_block, blocks_by_heart
-from primia.attacks.membership_deal import deal
+from primia.attacks.membership_deal import deal, require_enough
 from primia.attacks.membership_models import (
     attack_target,
     attack_undefended,
@@ -80,6 +80,7 @@ class MembershipInference:
 
     def parts(self, scene: Scene) -> int:
         """Reference models and attacked models, with and without noise, models by heart, and the classifier."""
+        require_enough(scene)
         return len(_plan(scene))
 
     def part(self, scene: Scene, index: int, advance: Advance) -> Part:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from primia.attacks.contract import Advance
-from primia.attacks.membership_deal import deal, inputs_of_deal
+from primia.attacks.membership_deal import deal, inputs_of_deal, learned_at_once
 from primia.attacks.membership_scores import Scores, by_patient, confidence_of, joined, lira, rmia
 from primia.attacks.membership_training import learn_by_heart, memorising_rate
 from primia.attacks.scene import Scene
@@ -24,7 +24,8 @@ class Group:
     """One model: numbers of patients.
 
     Attributes:
-        members: whom it learns, one of each class, so that it is not the class that gives a patient away.
+        members: whom it learns: one of each class, so that it is not the class that gives a patient away, or of masks
+            one.
         others: whom no model learns.
     """
 
@@ -92,9 +93,9 @@ def _attack(confidences: Tensor, patients: Tensor, population: Tensor, group: Gr
 
 
 def _by_class(images: ImageSet) -> list[Tensor]:
-    """Patients of each class, by their first image; where a class is not that of an image, as many equal shares."""
-    count, classes = len(images.patient_ids), len(images.classes)
-    if images.labels.dim() > 1:
-        return list(torch.arange(count).tensor_split(classes))
+    """Patients of each class, by their first image; all together where the class is a pixel's."""
+    count, classes = len(images.patient_ids), learned_at_once(images)
+    if images.masks:
+        return [torch.arange(count)]
     first = torch.full((count,), len(images)).scatter_reduce(0, images.patients, torch.arange(len(images)), "amin")
     return [(images.labels[first] == label).nonzero()[:, 0] for label in range(classes)]

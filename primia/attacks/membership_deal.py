@@ -70,30 +70,48 @@ def deal(scene: Scene) -> Deal:
     Raises:
         DataError: too few candidates, or images that do not fit the model.
     """
-    candidates, known, model = scene.candidates, scene.membership, scene.released
-    require_fit(candidates, model)
+    candidates, known = scene.candidates, scene.membership
+    require_enough(scene)
     count = len(candidates.patient_ids)
-    needed = 2 * len(model.classes) * (scene.budget.references + 1)
-    if count < needed:
-        raise DataError(
-            f"Membership inference needs {needed} candidate patients, but there are {count}; add test patients."
-        )
     if known is None:
         order = torch.randperm(count, generator=scene.generator("membership", "stand-ins"))
         one, two = order.tensor_split(2)
         folds = (_fold(one, pool=two), _fold(two, pool=one))
         return Deal(candidates.images, candidates.labels.long(), candidates.patients, folds, torch.arange(0))
     members, others = len(known.members.patient_ids), len(known.others.patient_ids)
-    if min(members, others) < needed:
-        raise DataError(
-            f"Membership inference needs {needed} training and as many validation patients, but there are {members} "
-            f"and {others}; set attack.membership to stand_in."
-        )
     drawn = torch.randperm(members, generator=scene.generator("membership", "members"))
     asked = drawn[: _MEMBERS_PER_OTHER * others].sort().values
     first, last = count + members, count + members + others
     fold = Fold(count + asked, torch.arange(first, last), torch.arange(count))
     return _joined((candidates, known.members, known.others), fold, learned=torch.arange(count, first))
+
+
+def require_enough(scene: Scene) -> None:
+    """Refuse a scene with too few patients, or images that do not fit the model, before any work is done.
+
+    Raises:
+        DataError: see `deal`.
+    """
+    require_fit(scene.candidates, scene.released)
+    count, known = len(scene.candidates.patient_ids), scene.membership
+    needed = 2 * learned_at_once(scene.candidates) * (scene.budget.references + 1)
+    if count < needed:
+        raise DataError(
+            f"Membership inference needs {needed} candidate patients, but there are {count}; add test patients."
+        )
+    if known is None:
+        return
+    members, others = len(known.members.patient_ids), len(known.others.patient_ids)
+    if min(members, others) < needed:
+        raise DataError(
+            f"Membership inference needs {needed} training and as many validation patients, but there are {members} "
+            f"and {others}; set attack.membership to stand_in."
+        )
+
+
+def learned_at_once(images: ImageSet) -> int:
+    """Patients whom a model may have to itself: one of each class, or one where the class is a pixel's."""
+    return 1 if images.masks else len(images.classes)
 
 
 def inputs_of_deal(scene: Scene, dealt: Deal) -> Tensor:

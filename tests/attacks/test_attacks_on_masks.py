@@ -2,14 +2,20 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import pytest
+import yaml
 from scenes import DECLARED, SMALL, one_each, report_of, scene_of
 
+from primia.attacks.budget import BUDGETS
+from primia.attacks.campaign import attacks_on
 from primia.attacks.contract import Verdict
 from primia.attacks.inversion import GradientInversion
+from primia.attacks.membership_by_heart import blocks_by_heart
 from primia.attacks.retrieval import GradientRetrieval
-from primia.config import Training
+from primia.attacks.views import deal_candidates
+from primia.config import Attack, Training
 from primia.data.phantom_set import masked_phantoms
 from primia.models.networks import build_network
 from primia.models.released import ReleasedModel
@@ -67,3 +73,22 @@ def test_only_undefended_updates_of_an_image_and_its_mask_name_the_patient(tmp_p
     report = report_of(GradientRetrieval("released"), marked_scene(declared=declared), tmp_path)
     assert report.outcome.positive.rate == 1.0
     assert (report.verdict is Verdict.FAIL) is (declared is None)
+
+
+PROFILES = {"hippocampus": 52, "hippocampus_private": 52, "liver": 26}
+
+
+@pytest.mark.parametrize("name", PROFILES)
+@pytest.mark.parametrize("budget", BUDGETS.values(), ids=list(BUDGETS))
+def test_the_test_patients_of_the_profiles_are_enough_for_every_attack_at_every_budget(name, budget):
+    profile = yaml.safe_load((Path(__file__).parents[2] / "profiles" / f"{name}.yaml").read_text())
+    settings = Attack(budget=budget.name, **profile["attack"])
+    images, masks = masked_phantoms(patients=PROFILES[name], pixels=PIXELS, hospitals=("one",), seed=4)
+    few = one_each(images, masks, CLASSES)
+    assert len(few.patient_ids) == PROFILES[name]
+    declared = None if profile["privacy"].get("enabled") is False else DECLARED
+    scene = marked_scene(candidates=few, budget=budget, settings=settings, declared=declared)
+    for attack in attacks_on(scene):
+        assert attack.parts(scene) > 0
+    assert [len(block) for block in blocks_by_heart(scene)] == [budget.references + 1] * len(blocks_by_heart(scene))
+    deal_candidates(scene, scene.released)
