@@ -121,6 +121,8 @@ def _picture(content: bytes, mask: bytes | None, meaning: Meaning) -> _Decoded:
 
 
 def _volume(content: bytes, mask: bytes, meaning: Meaning) -> _Decoded:
+    from nibabel.orientations import apply_orientation, io_orientation
+
     volume = decode_volume(io.BytesIO(content))
     with said_of_the_mask():
         drawn = decode_volume(io.BytesIO(mask))
@@ -130,8 +132,10 @@ def _volume(content: bytes, mask: bytes, meaning: Meaning) -> _Decoded:
         raise RefusedFileError("has an empty mask")
     width, height, depth = volume.shape
     bits = 8 * volume.get_data_dtype().itemsize
-    pixels = hashlib.sha256(f"{volume.shape}{volume.affine.tolist()}".encode())
-    pixels.update(np.ascontiguousarray(values_of(volume).T).data)  # turned round, it lies in memory as it is stored
+    # However the axes are stored, and wherever the volume is said to lie: a copy is often given another header.
+    upright = apply_orientation(values_of(volume), io_orientation(volume.affine))
+    pixels = hashlib.sha256(f"{upright.shape}".encode())
+    pixels.update(np.ascontiguousarray(upright.T).data)
     return _Decoded(height, width, depth, bits, pixels.digest(), _shown(classes, meaning))
 
 

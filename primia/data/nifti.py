@@ -24,7 +24,7 @@ MOST_FILE_BYTES = 8 * MOST_VOXELS + (1 << 20)
 MOST_INTENSE = 1e30  # differences of twice that are still numbers in float32; scanners end far below
 
 _WAY_OUT = "give one volume of three dimensions, as .nii or .nii.gz"
-_LEAST_UPRIGHT = 0.5  # determinant of the directions of the axes: 1 at right angles
+_LEAST_UPRIGHT = 0.98  # determinant of the directions of the axes: 1 at right angles, where distances are measured
 _MOST_BEFORE_DATA = 64 << 20  # header extensions
 _MOST_BEHIND_DATA = 1 << 20
 _CHUNK = 16 << 20
@@ -161,11 +161,26 @@ def _check_place(header: "Nifti1Header") -> None:
     if not (header["sform_code"] or header["qform_code"]):
         way_out = "set its qform or its sform once you know which side is right"
         raise _refused("does not say how it lies in the patient (neither qform nor sform is coded)", way_out=way_out)
+    if abs(header["pixdim"][0]) != 1:
+        header["pixdim"][0] = 1  # as the standard reads 0
+    if header["qform_code"] and not _has_qform(header):
+        raise _refused(
+            "has a damaged qform", way_out="correct its quaternion, or set qform_code to 0 if its sform is right"
+        )
     axes = header.get_best_affine()[:3, :3]
     with np.errstate(all="ignore"):  # axes without a length become NaN
         upright = abs(np.linalg.det(axes / np.linalg.norm(axes, axis=0))) if np.isfinite(axes).all() else 0.0
-    if not upright >= _LEAST_UPRIGHT:
-        raise _refused("has no place in space (its affine matrix is singular, or its axes are nearly parallel)")
+    if not upright > 0:
+        raise _refused("has no place in space (its affine matrix is singular)")
+    if upright < _LEAST_UPRIGHT:
+        raise _refused("has axes that are not at right angles", way_out="resample it to a grid of right angles")
+
+
+def _has_qform(header: "Nifti1Header") -> bool:
+    try:
+        return bool(np.isfinite(header.get_qform()).all())
+    except ValueError:  # nibabel's HeaderDataError is none
+        return False
 
 
 def _rest(stream: BinaryIO | gzip.GzipFile, count: int) -> bytes:

@@ -133,7 +133,9 @@ def check_names(folder: Path, meaning: Mapping[str, Sequence[int]]) -> None:
         labels = json.loads(path.read_bytes()).get("labels", {}).items()
     except (ValueError, AttributeError) as error:  # no JSON, or no tables
         raise DataError(f"{path} has no table of labels, as in {{'1': 'liver'}}; mend it, or take it away.") from error
-    value_of = {str(name).strip().casefold(): str(value) for value, name in labels}
+    # The Decathlon writes {"1": "liver"}, nnU-Net since its second version {"liver": 1}.
+    told = [(name, value) if isinstance(value, int) else (value, name) for name, value in labels]
+    value_of = {str(name).strip().casefold(): str(value) for name, value in told}
     for name, values in meaning.items():
         value = value_of.get(name.casefold())
         if value is not None and value not in map(str, values):

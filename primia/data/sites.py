@@ -18,7 +18,7 @@ from primia.data.volumes import Lost
 from primia.errors import DataError
 from primia.files import folder_in_progress, read_json, write_json
 
-MOST_LOST = 0.01  # share of a structure's voxels, over all patients, that may lie outside of the images
+MOST_LOST = 0.01  # share of a structure's voxels that may lie outside of the images
 
 
 def build_site_sets(
@@ -44,8 +44,8 @@ def build_site_sets(
 
     Raises:
         DataError: the manifest or an image is missing or damaged, the patients cannot be dealt (see
-            `primia.data.dealing.deal`), more than 1 % of a structure or all of a patient's structures would be cut
-            off, or the disk is full.
+            `primia.data.dealing.deal`), more than 1 % of a structure, of all patients or of the test patients,
+            or all of a patient's structures would be cut off, or the disk is full.
     """
     rows = read_manifest(raw / "manifest.csv")
     label_values = _label_values(raw, rows, classes=classes)
@@ -69,6 +69,10 @@ def build_site_sets(
                 on_progress(done, len(rows))
         here = sum((sample.lost for sample in samples), Lost())
         lost += here
+        if place.split == "test":
+            _check_lost(
+                here, settings, structures=classes[1:], whose="of the test patients, who are judged on the rest, "
+            )
         image_set = _image_set(samples, by_place[place], classes=classes)
         if place.split == "test" and settings.dealing == "natural":
             image_set = replace(image_set, hospitals=tuple(home[patient] for patient in image_set.patient_ids))
@@ -163,10 +167,10 @@ def _check_something_left(lost: Lost, row: ManifestRow, settings: Preprocess) ->
         )
 
 
-def _check_lost(lost: Lost, settings: Preprocess, *, structures: Sequence[str]) -> None:
+def _check_lost(lost: Lost, settings: Preprocess, *, structures: Sequence[str], whose: str = "") -> None:
     for name, share in zip(structures, lost.shares, strict=False):
         if share > MOST_LOST:
-            raise DataError(f"{share:.1%} of the voxels of {name} would be cut off; {_enlarge(settings)}.")
+            raise DataError(f"{share:.1%} of the voxels of {name} {whose}would be cut off; {_enlarge(settings)}.")
 
 
 def _enlarge(settings: Preprocess) -> str:

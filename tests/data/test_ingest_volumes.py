@@ -7,6 +7,7 @@ import shutil
 import struct
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from nifti_files import SHAPE, affine, decathlon, intensities, save, structures, write_pair
@@ -168,11 +169,24 @@ def test_a_patient_under_two_names_is_quarantined(tmp_path):
     assert run(tmp_path, max_refused=1).patients == 3
 
 
+def test_a_copy_with_its_axes_stored_otherwise_and_another_place_is_the_same_patient(tmp_path):
+    decathlon(tmp_path / "mine", patients=3)
+    for place in ("imagesTr", "labelsTr"):
+        image = nibabel.load(tmp_path / "mine" / place / "case_001.nii.gz")
+        turned = nibabel.as_closest_canonical(image)
+        where = turned.affine.copy()
+        where[:3, 3] += 7.0
+        nibabel.Nifti1Image(np.asarray(turned.dataobj), where).to_filename(tmp_path / "mine" / place / "copy.nii.gz")
+    with pytest.raises(DataError, match=r"copy\.nii\.gz, shows the same voxels as case_001\.nii\.gz"):
+        run(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         ('{"labels": {"0": "background", "1": "Posterior", "2": "Anterior"}}', "says that 2 is anterior"),
         ('{"labels": {"0": "Anterior"}}', "says that 0 is anterior, but by ingest.classes 1 would be"),
+        ('{"labels": {"background": 0, "Posterior": 1, "Anterior": 2}}', "says that 2 is anterior"),  # as nnU-Net's
         ("not even JSON", "has no table of labels"),
         ("[]", "has no table of labels"),
         ('{"labels": ["background"]}', "has no table of labels"),
@@ -187,7 +201,10 @@ def test_a_dataset_json_that_means_something_else_is_refused(tmp_path, content, 
     assert run(tmp_path, label_values=told).images == 2  # they have the last word
 
 
-@pytest.mark.parametrize("content", ['{"labels": {"0": "bg", "1": "Anterior"}}', '{"name": "Hippocampus"}'])
+@pytest.mark.parametrize(
+    "content",
+    ['{"labels": {"0": "bg", "1": "Anterior"}}', '{"labels": {"bg": 0, "Anterior": 1}}', '{"name": "Hippocampus"}'],
+)
 def test_a_dataset_json_that_agrees_or_has_other_names_is_welcome(tmp_path, content):
     decathlon(tmp_path / "mine", patients=2)
     (tmp_path / "mine" / "dataset.json").write_text(content)

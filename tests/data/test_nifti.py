@@ -75,7 +75,6 @@ BAD = {
     "no spacing": (lambda path: patched(path, 84, "f", 0.0), r"has voxels without a size \(1 x 0 x 1 mm\)"),
     "flat": (lambda path: patched(path, 312, "4f", 0, 0, 0, 0), "its affine matrix is singular"),
     "nowhere": (lambda path: patched(path, 280, "f", float("nan")), "its affine matrix is singular"),
-    "parallel axes": (lambda path: patched(path, 280, "8f", 1, 1, 0, 0, 0.1, 0, 0, 0), "nearly parallel"),
     "no voxels": (lambda path: patched(path, 42, "h", 0), "has no voxels"),
     "absurd": (lambda path: patched(path, 42, "3h", 2000, 2000, 2000), "has 2000 x 2000 x 2000 voxels, too many"),
     "longer than it is": (lambda path: patched(path, 42, "3h", 200, 200, 200), "it ends before its last voxel"),
@@ -86,6 +85,33 @@ BAD = {
     "starts nowhere": (lambda path: patched(path, 108, "f", 1e12), "is damaged"),
     "unknown type": (lambda path: patched(path, 70, "h", 1234), "is truncated or damaged"),
 }
+
+
+def test_a_qfac_of_zero_means_one_as_the_standard_says(tmp_path):
+    path = tmp_path / "a.nii"
+    image = nibabel.Nifti1Image(structures(), affine(directions=(-1, 1, 1), spacing=(1.0, 2.0, 3.0)))
+    image.set_sform(None, code=0)
+    image.set_qform(affine(spacing=(1.0, 2.0, 3.0)), code=1)
+    image.to_filename(path)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<f", content, 76, 0.0)
+    path.write_bytes(content)
+    assert np.allclose(read_volume(path).affine, affine(spacing=(1.0, 2.0, 3.0)), atol=1e-3)
+
+
+DAMAGED_PLACE = {
+    "no quaternion": (lambda path: patched(path, 252, "2h6f", 1, 1, 0.9, 0.9, 0.9, 0, 0, 0), "has a damaged qform"),
+    "quaternion of NaN": (lambda path: patched(path, 252, "2h1f", 1, 1, float("nan")), "has a damaged qform"),
+    "sheared": (lambda path: patched(path, 280, "8f", 1, 0.3, 0, 0, 0, 1, 0, 0), "not at right angles"),
+    "parallel axes": (lambda path: patched(path, 280, "8f", 1, 1, 0, 0, 0.1, 0, 0, 0), "not at right angles"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_PLACE)
+def test_a_place_that_is_none_or_cannot_be_measured_in_is_refused_with_a_way_out(tmp_path, name):
+    write, reason = DAMAGED_PLACE[name]
+    write(tmp_path / "a.nii")
+    assert f"{reason}; " in sentence(tmp_path / "a.nii")
 
 
 @pytest.mark.parametrize("name", BAD)

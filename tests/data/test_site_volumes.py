@@ -125,6 +125,22 @@ def test_a_single_training_patient_who_is_cut_off_counts(raw):
         build(raw)
 
 
+def test_a_single_test_patient_who_is_cut_off_counts_among_the_test_patients(raw):
+    build(raw, validation_fraction=0.5)
+    name = all_sets(raw)["test"].patient_ids[0]
+    row = next(row for row in read_manifest(raw / "manifest.csv") if row.patient == name)
+    mask = nibabel.load(raw / row.mask)
+    values = np.asarray(mask.dataobj).copy()
+    rim = [slice(None)] * 3
+    for axis, length in enumerate(values.shape):
+        if length == max(values.shape):
+            rim[axis] = slice(0, 1)  # of 22 voxels, which 18 pixels cannot show
+    values[tuple(rim)] = 1
+    (raw / row.mask).write_bytes(gzip.compress(nibabel.Nifti1Image(values, mask.affine).to_bytes()))
+    with pytest.raises(DataError, match=r"% of the voxels of anterior of the test patients, .* would be cut off"):
+        build(raw, pixels=20, validation_fraction=0.5)
+
+
 def test_a_patient_of_whom_nothing_would_be_left_is_named(raw):
     row = read_manifest(raw / "manifest.csv")[5]
     image = nibabel.load(raw / row.path)
