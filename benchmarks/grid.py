@@ -93,8 +93,10 @@ def _images_digest(sites: Path, test_file: Path) -> str:
 
 
 def prepare(params: Params, folder: Path) -> None:
-    """Ingest and preprocess to `folder`, once."""
-    if (folder / "prepared.json").exists():
+    """Ingest and preprocess to `folder`, unless that was done with the same settings."""
+    settings = params.model_dump(mode="json", include={"task", "ingest", "preprocess"})
+    path = folder / "prepared.json"
+    if path.exists() and read_json(path).get("settings") == settings:
         return
     ingest(
         params.ingest,
@@ -110,4 +112,4 @@ def prepare(params: Params, folder: Path) -> None:
         sites=folder / "sites",
         test=folder / "test",
     )
-    write_json(folder / "prepared.json", counts)
+    write_json(path, {"settings": settings, **counts})
