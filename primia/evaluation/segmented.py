@@ -27,6 +27,7 @@ from primia.models.overlap import patient_dice
 from primia.models.released import ReleasedModel
 
 _BATCH = 64
+_FEWEST = 5  # patients of a hospital: an interval of fewer would be far too narrow
 _FIGURES = ("dice", "hd95", "surface_dice")
 
 
@@ -115,7 +116,10 @@ def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation, s
     of_patient = _mean([*dice.T])
     order = np.argsort(of_patient, kind="stable")[: np.count_nonzero(~np.isnan(of_patient))]
     worst_first = [patients[row] for row in order]
-    figures["worst_dice"] = float(of_patient[order[0]])
+    figures["worst_dice"] = float(np.nanmin(dice))
+    by_structure = figures["dice_by_structure"]
+    least = min(structures, key=lambda name: float(by_structure[name]["value"]))
+    figures["worst_structure"] = {"name": least, **by_structure[least]}
     figures["worst"] = [
         {"patient": patients[row], "dice": float(of_patient[row])} for row in order[: settings.worst].tolist()
     ]
@@ -135,6 +139,8 @@ def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation, s
 def _of_hospital(dice: Floats, structures: Sequence[str], settings: Evaluation) -> dict[str, Any]:
     """What metrics.json says of the test patients of one hospital; dice is (patients, structures)."""
     mean, *each = mean_intervals(dice, resamples=settings.bootstrap, seed=settings.seed)
+    if len(dice) < _FEWEST:
+        mean, *each = ({**figure, "low": None, "high": None} for figure in (mean, *each))
     return {"patients": len(dice), "dice": mean, "dice_by_structure": dict(zip(structures, each, strict=True))}
 
 

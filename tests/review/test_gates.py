@@ -63,6 +63,7 @@ SEGMENTING = copy.deepcopy(GOOD) | {
     "evaluation": {
         "dice": {"value": 0.85, "low": 0.83, "high": 0.87},
         "worst_dice": 0.6,
+        "worst_structure": {"name": "anterior", "value": 0.83, "low": 0.81, "high": 0.85},
         "uncovered": [],
         "model_digest": "ab12",
     },
@@ -98,6 +99,12 @@ def test_a_version_that_marks_structures_is_judged_by_its_overlap(profile):
     assert missed(profile, SEGMENTING) == []
     poor = SEGMENTING | {"evaluation": {**SEGMENTING["evaluation"], "dice": {"value": 0.2, "low": 0.1, "high": 0.3}}}
     assert missed(profile, poor) == ["overlap"]
+    unseen = {
+        **SEGMENTING["evaluation"],
+        "worst_structure": {"name": "posterior", "value": 0.0, "low": 0.0, "high": 0.0},
+    }
+    lost = ["overlap_of_every_structure"] if profile == "clinical" else []
+    assert missed(profile, SEGMENTING | {"evaluation": unseen}) == lost
 
 
 @pytest.mark.parametrize("profile", ["demo", "clinical"])
