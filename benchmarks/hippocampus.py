@@ -53,7 +53,7 @@ PRIVATE: dict[str, Any] = {
         "learning_rate": 1.0,
     },
 }
-OPEN: dict[str, Any] = {"training": {"learning_rate": 0.3}, "federation": {"rounds": 20}}
+OPEN: dict[str, Any] = {"training": {"learning_rate": 0.3, "batch_size": 4}}
 
 
 @dataclass(frozen=True)

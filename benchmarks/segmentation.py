@@ -5,8 +5,10 @@
 
 Without `--data` it is msd_task04_hippocampus in the folder that the environment variable PRIMIA_REAL_DATA names (unset:
 ../shared/data), if that is there, else phantoms. A federation without differential privacy is trained with the settings
-of profiles/hippocampus.yaml (`--rounds` of them), and one with it, with those of profiles/hippocampus_private.yaml; of
-phantoms both with profiles/lungs.yaml. The last line of `--json` is one JSON object:
+of profiles/hippocampus.yaml, but for `--rounds` and the last of them, and one with it, with those of
+profiles/hippocampus_private.yaml. They are different networks, so the difference of their Dice is not the price of
+privacy; benchmarks.hippocampus has that. Of phantoms both are trained with profiles/lungs.yaml, without privacy at a
+learning rate of 0.5. The last line of `--json` is one JSON object:
 
 - dice_federated, dice_dp: mean Dice over test patients and structures; intervals: with the ends of the 95 % bootstrap.
 - epsilon: per patient, of the private federation.

@@ -40,9 +40,10 @@ def psnr(found: Tensor, images: Tensor) -> NDArray[np.float64]:
 
 
 def ssim(found: Tensor, images: Tensor) -> NDArray[np.float64]:
-    """Structural similarity of images (n, 1, p, p) in [0, 1] with a Gaussian window of σ 1.5; (n,)."""
+    """Structural similarity of images or volumes (n, 1, *shape) in [0, 1] with a Gaussian window of σ 1.5; (n,)."""
     from skimage.metrics import structural_similarity
 
+    side = min(images.shape[2:])  # a volume may have fewer slices than the window
     return np.array(
         [
             structural_similarity(
@@ -51,7 +52,7 @@ def ssim(found: Tensor, images: Tensor) -> NDArray[np.float64]:
                 data_range=1.0,
                 gaussian_weights=True,
                 sigma=_SIGMA,
-                win_size=_WINDOW,
+                win_size=min(_WINDOW, side - (side + 1) % 2),
                 use_sample_covariance=False,
             )
             for one, other in zip(found, images, strict=True)

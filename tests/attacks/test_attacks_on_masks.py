@@ -15,7 +15,7 @@ from primia.attacks.inversion import GradientInversion
 from primia.attacks.membership_by_heart import blocks_by_heart
 from primia.attacks.retrieval import GradientRetrieval
 from primia.attacks.views import deal_candidates
-from primia.config import Attack, Training
+from primia.config import Attack, Training, Volume
 from primia.data.phantom_set import masked_phantoms
 from primia.models.networks import build_network
 from primia.models.released import ReleasedModel
@@ -73,6 +73,23 @@ def test_only_undefended_updates_of_an_image_and_its_mask_name_the_patient(tmp_p
     report = report_of(GradientRetrieval("released"), marked_scene(declared=declared), tmp_path)
     assert report.outcome.positive.rate == 1.0
     assert (report.verdict is Verdict.FAIL) is (declared is None)
+
+
+def test_volumes_and_their_masks_are_attacked_as_images_are(tmp_path):
+    flat, depth = marked().subset(marked().patients < 24), 8
+    volumes, masks = (each[..., None].repeat_interleave(depth, dim=-1) for each in (flat.images, flat.labels))
+    model = dataclasses.replace(
+        marker(),
+        network=build_network("jet", classes=2, pixels=PIXELS, depth=depth, seed=1),
+        volume=Volume(spacing=(1.0, 1.0, 3.0), depth=depth),
+    )
+    budget = dataclasses.replace(SMALL, retrieval_trials=10, inversion_patients=2, inversion_steps=2)
+    scene = marked_scene(model=model, candidates=one_each(volumes, masks, CLASSES), budget=budget)
+    retrieval = report_of(GradientRetrieval("released"), scene, tmp_path)
+    assert retrieval.outcome.positive.rate == 1.0 and retrieval.verdict is not Verdict.FAIL
+    inversion = report_of(GradientInversion("released"), scene, tmp_path)
+    assert inversion.outcome.facts["patients"] == 2
+    assert {picture.shape for picture in inversion.outcome.pictures.values()} == {(PIXELS, PIXELS)}
 
 
 PROFILES = {"hippocampus": 52, "hippocampus_private": 52, "liver": 26}

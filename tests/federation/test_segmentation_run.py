@@ -2,7 +2,7 @@
 
 import pytest
 from federating import NAMES, federated, make_sites
-from marked_images import write_marked_sites
+from marked_images import marked, write_marked_sites
 
 from primia.data.image_set import load_image_set
 from primia.errors import PrimiaError
@@ -63,6 +63,26 @@ def test_privacy_is_spent_and_told_as_for_diagnoses(folders, params_with, tmp_pa
     result, _ = federated(params, folders, tmp_path)
     assert 0 < result.epsilon <= 8.0
     assert all(record.validation_loss is None for record in result.records)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_volumes_are_marked_as_images_are(params_with, tmp_path, private):
+    folders = write_marked_sites(tmp_path / "hospitals", depth=8)
+    params = params_with(
+        **SEGMENTING,
+        ingest__source="nifti",
+        ingest__folder="anywhere",
+        preprocess__dealing="iid",
+        preprocess__volume={"spacing": (1.0, 1.0, 2.0), "depth": 8},
+        privacy__enabled=private,
+        privacy__clip_norm=0.1,
+        privacy__learning_rate=5.0,
+    )
+    result, _ = federated(params, folders, tmp_path / "state")
+    assert result.model.depth == 8 and result.model.volume.spacing == (1.0, 1.0, 2.0)
+    judged = evaluate(result.model, marked(patients=9, seed=7, depth=8), settings=params.evaluation)
+    assert judged.figures["unit"] == "mm"
+    assert judged.dice.mean() > (0.3 if private else 0.8)
 
 
 def test_hospitals_refuse_a_plan_of_another_task(folders, params_with, tmp_path):
