@@ -9,6 +9,7 @@ import yaml
 
 from primia.config import Params, Volume, load_params, parse_params
 from primia.errors import ConfigError
+from primia.secagg.quantise import Quantiser
 
 SHIPPED = Path(__file__).parent.parent / "params.yaml"
 
@@ -151,6 +152,12 @@ def test_the_profiles_of_volumes_are_valid_over_the_shipped_file() -> None:
     assert liver.preprocess.volume == Volume(spacing=(1.6, 1.6, 5.0), window=(-150, 200))
     assert liver.ingest.label_values == {"liver": (1, 2)}
     assert {hippocampus.task, liver.task} == {"segmentation"}
+
+
+@pytest.mark.parametrize(("profile", "slices"), [("hippocampus", 6286), ("liver", 2**14)])
+def test_sums_weighed_by_the_slices_of_a_profile_of_volumes_fit_32_bits(profile: str, slices: int) -> None:
+    settings = with_profile(profile).secure_aggregation
+    Quantiser(bits=settings.bits, limit=settings.clip_range).check_headroom(slices)
 
 
 def test_a_comparison_needs_a_seed() -> None:
