@@ -158,7 +158,7 @@ def test_the_profiles_of_volumes_are_valid_over_the_shipped_file() -> None:
 def test_sums_weighed_by_the_slices_of_a_profile_of_volumes_fit_32_bits(profile: str, slices: int) -> None:
     settings = with_profile(profile).secure_aggregation
     Quantiser(bits=settings.bits, limit=settings.clip_range).check_headroom(slices)
-    with pytest.raises(ConfigError, match="set secure_aggregation.bits to"):  # with what params.yaml ships
+    with pytest.raises(ConfigError, match=r"set secure_aggregation\.bits to"):  # with what params.yaml ships
         Quantiser(bits=load_params(SHIPPED).secure_aggregation.bits, limit=0.25).check_headroom(slices)
 
 
