@@ -1,27 +1,33 @@
 """Gradient retrieval: whose image made this update? Worst case, every candidate's image and label being known."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from primia.attacks.bounds import gaussian_reconstruction_bound, reconstruction_bound
 from primia.attacks.budget import Budget
 from primia.attacks.contract import Advance, Check, Outcome, Part, Trials, counted
 from primia.attacks.lineups import Lineups, draw_lineups
-from primia.attacks.noise_record import NoiseRecord
+from primia.attacks.retrieval_checks import (
+    clipping_check,
+    influence,
+    influence_check,
+    largest,
+    noise_checks,
+    size_check,
+    untested_clipping,
+    worst_checks,
+)
 from primia.attacks.scene import Scene
 from primia.attacks.views import Candidates, RoundView, StepView, View, deal_candidates
 
 CURVE = (0.25, 0.5, 1.0, 2.0, 4.0)  # noise multipliers
 CONVINCING = 0.9  # an attacker below this on an undefended release proves nothing by failing
-ROUNDING = 1e-4  # relative, of a norm in float32
-# Standard errors that honest noise may seem to be off; by luck once in two million reports.
-NOISE_ERRORS = 5.0
 
 _TRIALS = 200  # of one part
 _FEWER = 2  # times as few are made at each noise of the curve, which no verdict rests on
@@ -29,10 +35,6 @@ _FEWER = 2  # times as few are made at each noise of the curve, which no verdict
 _BLOCK = 2**28
 _GROUP = 256  # gradients compared at once
 _SLICE = 2**17  # weights compared at once, in float64
-# Updates of each part whose noise is examined weight by weight, of small heads more: a bias has but a few values.
-_RECORDED, _RECORDED_OF_SMALL, _SMALL = 20, 100, 2**20
-_CROWDS, _CROWD = 8, 8  # steps of several patients in each part, and how many take part
-_INEXACT = 0.05  # of what one patient changes, as a difference of two sums that were computed in bfloat16
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,8 @@ class GradientRetrieval:
             # Two views, since a source that always begins alike repeats itself only in another one.
             views = [self._view(scene, candidates) for _ in range(2)]
             deviation = scene.declared.noise_seen * scene.declared.clip_norm
-            values["noise"] = [asdict(check) for check in _recorded(views, lineups, deviation, head=candidates.head)]
-            values["influence"] = _influence(view, lineups) / scene.declared.clip_norm
+            values["noise"] = [asdict(check) for check in noise_checks(views, lineups, deviation, head=candidates.head)]
+            values["influence"] = influence(view, lineups) / scene.declared.clip_norm
         values["curve"] = [
             _attempt(self._view(_noisier(scene, sigma), candidates), few, defended=True, count=count).successes
             for sigma in curve
@@ -128,15 +130,19 @@ class GradientRetrieval:
             seen = declared.taking_part() if self.view == "step" else declared.one_round()
             bound = reconstruction_bound(seen, chance=chance)
             promise = f"The declared privacy of one {self.view}"
-            facts["longest"] = _largest(part.values["longest"] for part in parts)
-            checks, limits = (_clipping(facts["longest"]),), _untested(facts["longest"])
+            facts["longest"] = largest(part.values["longest"] for part in parts)
+            checks, limits = (clipping_check(facts["longest"]),), untested_clipping(facts["longest"])
             if self.view == "step":
                 squares = sum(part.values["residual"] for part in parts) / (total * facts["weights"])
                 facts["noise"] = squares**0.5 / (declared.noise_seen * declared.clip_norm)
                 facts["noise_error"] = (2 * total * facts["weights"]) ** -0.5
-                facts["influence"] = _largest(part.values["influence"] for part in parts)
-                inexact = ROUNDING if scene.training.precision == "float32" else _INEXACT
-                checks = (*checks, _sensitivity(facts["influence"], inexact=inexact), _noise(facts), *_worst(parts))
+                facts["influence"] = largest(part.values["influence"] for part in parts)
+                checks = (
+                    *checks,
+                    influence_check(facts["influence"], precision=scene.training.precision),
+                    size_check(facts["noise"], error=facts["noise_error"]),
+                    *worst_checks(parts),
+                )
         if self._draws_curve(scene):
             facts["curve"] = self._curve(scene, parts)
         return Outcome(
@@ -160,11 +166,7 @@ class GradientRetrieval:
         return (
             scene.declared is not None
             and not scene.declared.discrete
-            and (self.round, self.view)
-            == (
-                "released",
-                "step",
-            )
+            and (self.round, self.view) == ("released", "step")
         )
 
     def _curve(self, scene: Scene, parts: Sequence[Part]) -> list[dict[str, float]]:
@@ -240,99 +242,6 @@ def unlikelihoods(updates: Tensor, gradients: Any, *, patients: int, most_steps:
         times = torch.arange(1, most_steps + 1, dtype=torch.float64)[:, None, None]
         columns.append((times.square() * squares - 2 * times * inner).amin(dim=0))
     return torch.cat(columns, dim=1)
-
-
-def _recorded(views: Sequence[View], lineups: Lineups, deviation: float, *, head: nn.Module) -> tuple[Check, ...]:
-    """What the noise of a few updates shows beyond its size as a whole, which all updates tell; views take turns."""
-    sizes = {name: weight.numel() for name, weight in sorted(head.named_parameters())}
-    updates = _RECORDED_OF_SMALL if sum(sizes.values()) < _SMALL else _RECORDED
-    patients = lineups.patients[:updates].tolist()
-    record, empty = NoiseRecord(releases=len(patients)), NoiseRecord(releases=len(patients))
-    for turn, patient in enumerate(patients):
-        view = views[turn % len(views)]
-        noise = view.update([patient], defended=True) - view.clean(patient, defended=True)
-        parts = torch.split(noise.double() / deviation, list(sizes.values()))
-        record.add(dict(zip(sizes, parts, strict=True)))
-        empty.add({"update": view.update([], defended=True).double() / deviation})
-    told = [check for check in record.checks() if check.name != "noise"]
-    size = next(check for check in empty.checks() if check.name == "noise")
-    return *told, replace(size, name="noise_of_nobody", broken=f"When nobody takes part: {size.broken}")
-
-
-def _influence(view: View, lineups: Lineups) -> float:
-    """The most by which one patient's taking part changes a step of a few, without noise.
-
-    Clipping that depends on who else takes part bounds every patient alone, and nobody among others.
-    """
-    most = 0.0
-    for members in lineups.members[:_CROWDS, :_CROWD].tolist():
-        lengths = [float(view.clean(row, defended=False).double().norm()) for row in members]
-        whole = view.together(members).double()
-        for place in {0, lengths.index(max(lengths)), lengths.index(min(lengths))}:
-            rest = view.together(members[:place] + members[place + 1 :]).double()
-            most = _largest((most, float((whole - rest).norm())))
-    return most
-
-
-def _largest(values: Iterable[float]) -> float:
-    """The largest, or NaN if one is no number."""
-    return max(values, key=lambda value: (value != value, value))
-
-
-def _worst(parts: Sequence[Part]) -> list[Check]:
-    """Of each check of the noise the one that is broken in some part, or that of the last part."""
-    found: dict[str, Check] = {}
-    for part in parts:
-        for values in part.values["noise"]:
-            check = Check(**values)
-            if found.get(check.name) is None or found[check.name].holds:
-                found[check.name] = check
-    return list(found.values())
-
-
-def _clipping(longest: float) -> Check:
-    return Check(
-        name="longest",
-        value=longest,
-        low=0.0,
-        high=1 + ROUNDING,
-        broken=f"The noiseless update of one patient is {longest:.3g} times as long as the clip norm: "
-        "clipping is skipped or wrong, so the accounted privacy does not hold.",
-    )
-
-
-def _sensitivity(influence: float, *, inexact: float) -> Check:
-    return Check(
-        name="influence",
-        value=influence,
-        low=0.0,
-        high=1 + inexact,
-        broken=f"One patient's taking part changes the noiseless sum over several by {influence:.3g} clip norms: what "
-        "is kept of a patient depends on who else takes part, so the accounted privacy does not hold.",
-    )
-
-
-def _untested(longest: float) -> tuple[str, ...]:
-    if not longest < 1 - ROUNDING:
-        return ()
-    return (
-        f"No update reached the clip norm at these weights (the longest is {longest:.3g} of it), "
-        "so clipping was not put to the test.",
-    )
-
-
-def _noise(facts: dict[str, Any]) -> Check:
-    noise, allowed = facts["noise"], NOISE_ERRORS * facts["noise_error"]
-    said = f"The observed updates carry {noise:.3g} times the declared noise"
-    if noise > 1:
-        said = (
-            "The observed updates are longer than clipped gradients with the declared noise (beyond the clipped "
-            f"gradient they carry {noise:.3g} times the noise): clipping is skipped or the release is not the declared "
-            "one."
-        )
-    else:
-        said += ": noise is missing or too small, so the accounted privacy does not hold."
-    return Check(name="noise", value=noise, low=1 - allowed, high=1 + allowed, broken=said)
 
 
 def _noisier(scene: Scene, sigma: float) -> Scene:
