@@ -17,7 +17,7 @@ def test_every_cell_has_its_own_name_and_valid_parameters(architecture):
     base = yaml.safe_load((ROOT / "params.yaml").read_text())
     base = overlaid(base, yaml.safe_load((ROOT / "profiles" / f"{PROFILES[architecture]}.yaml").read_text()))
     cells = cells_of(architecture)
-    assert len({cell.name for cell in cells}) == len(cells) == 11
+    assert len({cell.name for cell in cells}) == len(cells) == (5 if architecture == "jet" else 11)
     for cell in cells:
         params = cell.params(base)
         assert params.model.architecture == architecture and params.model.seed == params.training.seed == cell.seed
