@@ -27,6 +27,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a mask tha
 Partly = Annotated[bool, typer.Option("--partly", help="Mark the middle of a volume that the model sees little of.")]
 
 _LEAST_SEEN = 0.5  # of a volume
+_DATA_SET = ("imagesTr", "labelsTr")  # of which every file is somebody's volume or truth
 
 
 def segment(
@@ -47,6 +48,8 @@ def segment(
         raise DataError(f"The mask {target} would be no NIfTI file by its name; end it in .nii or .nii.gz.")
     if target.resolve() == volume.resolve():
         raise DataError(f"The mask would replace the volume {volume}; name another file with --out.")
+    if target.resolve().parent.name in _DATA_SET:
+        raise DataError(f"The mask {target} would lie among the files of a data set; name another file with --out.")
     _require_free(target, overwrite=overwrite)
     network = load_model(model_folder(model))
     if not network.segments or network.volume is None:
