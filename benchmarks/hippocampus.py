@@ -41,12 +41,21 @@ HOSPITALS = ("north", "river", "hill")
 SEEDS = (1, 2, 3)
 # The profile that each network is trained by, with or without differential privacy.
 PROFILES = {"unet": "hippocampus", "monet": "hippocampus", "jet": "hippocampus_private"}
-# Over the profile: of MoNet, of which a slice takes twice as long; of it and the U-Net with differential privacy, and
-# of the jet without.
-SHORTER: dict[str, Any] = {"federation": {"rounds": 6}}
+# Where all images lie in one place, a round is a pass over them, there are as many passes, and a step has eight images,
+# not four, since those of three hospitals are averaged.
+PASSES = {"unet": 10, "monet": 6, "jet": 60}  # a slice takes MoNet twice as long as the U-Net
+ROUNDS_A_PASS = 4
+IN_ONE_PLACE: dict[str, Any] = {"training": {"batch_size": 8, "local_steps": None}}
+# Of MoNet and the U-Net with differential privacy, and of the jet without.
 PRIVATE: dict[str, Any] = {
     "model": {"weight_standardisation": True},
-    "training": {"pretrain": "phantom", "pretrain_patients": 600, "pretrain_epochs": 3, "pretrain_learning_rate": 0.05},
+    "training": {
+        "batch_size": 16,
+        "pretrain": "phantom",
+        "pretrain_patients": 600,
+        "pretrain_epochs": 3,
+        "pretrain_learning_rate": 0.05,
+    },
     "federation": {"rounds": 30, "average": 0.0, "release": "last"},
     "privacy": {
         "trust": "distributed",
@@ -79,11 +88,14 @@ class Cell:
     def params(self, base: dict[str, Any]) -> Params:
         """The parameters of this cell over `base`, params.yaml with a profile over it as a mapping."""
         private = self.epsilon is not None
+        passes, unusual = PASSES[self.architecture], dict[str, Any]()
         # Of the jet the profile is private, of the others it is not.
-        if self.architecture == "jet":
-            unusual = {} if private else OPEN
-        else:
-            unusual = PRIVATE if private else SHORTER if self.architecture == "monet" else {}
+        if (self.architecture == "jet") != private:
+            unusual = PRIVATE if private else OPEN
+        elif self.way != FEDERATED:
+            unusual = overlaid(IN_ONE_PLACE, {"federation": {"rounds": passes}})
+        elif not private:
+            unusual = {"federation": {"rounds": ROUNDS_A_PASS * passes}}
         own: dict[str, Any] = {
             "model": {"architecture": self.architecture, "seed": self.seed},
             "training": {"seed": self.seed},
