@@ -41,14 +41,12 @@ HOSPITALS = ("north", "river", "hill")
 SEEDS = (1, 2, 3)
 # The profile that each network is trained by, with or without differential privacy.
 PROFILES = {"unet": "hippocampus", "monet": "hippocampus", "jet": "hippocampus_private"}
-# Where all images lie in one place, a round is a pass over them, there are as many passes, and a step has eight images,
-# not four, since those of three hospitals are averaged.
+# A round of a federation is a quarter of a pass over all images, and where they lie in one place a whole one.
 PASSES = {"unet": 10, "monet": 6, "jet": 60}  # a slice takes MoNet twice as long as the U-Net
 ROUNDS_A_PASS = 4
-IN_ONE_PLACE: dict[str, Any] = {"training": {"batch_size": 8, "local_steps": None}}
+IN_ONE_PLACE: dict[str, Any] = {"training": {"local_steps": None}}
 # Of MoNet and the U-Net with differential privacy, and of the jet without.
 PRIVATE: dict[str, Any] = {
-    "model": {"weight_standardisation": True},
     "training": {
         "batch_size": 16,
         "pretrain": "phantom",
