@@ -44,6 +44,7 @@ from primia.training.objective import row_losses
 from primia.training.private import clipped_gradient_sum
 
 PROFILES = Path("profiles")
+ROUNDS = {"hippocampus": 20, "lungs": 6}  # without differential privacy, unless told otherwise
 SLICES, PIXELS, TURNS = 16, 64, 7
 
 
@@ -112,7 +113,7 @@ def main() -> None:
     """Measure, print a few lines, and with --json the object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with imagesTr and labelsTr")
-    parser.add_argument("--rounds", type=int, default=6, help="of the federation without differential privacy")
+    parser.add_argument("--rounds", type=int, help=f"of the federation without differential privacy; usually {ROUNDS}")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", type=Path, help="keeps prepared images and unfinished federations for another call")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
@@ -121,7 +122,8 @@ def main() -> None:
     data = arguments.data or real_data()
     plain, private = ("lungs", "lungs") if data is None else ("hippocampus", "hippocampus_private")
     seed = {"model": {"seed": arguments.seed}, "training": {"seed": arguments.seed}}
-    off = {"privacy": {"enabled": False}, "federation": {"rounds": arguments.rounds, "release": "last"}}
+    rounds = arguments.rounds or ROUNDS[plain]
+    off = {"privacy": {"enabled": False}, "federation": {"rounds": rounds, "release": "last"}}
     if data is None:
         off["training"] = {"learning_rate": 0.5}
     with tempfile.TemporaryDirectory() as temporary:
