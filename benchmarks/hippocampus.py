@@ -62,7 +62,7 @@ PRIVATE: dict[str, Any] = {
         "sampling_rate": 1.0,
         "site_population": 60,
         "local_steps": 1,
-        "learning_rate": 1.0,
+        "learning_rate": 0.2,
     },
 }
 OPEN: dict[str, Any] = {"training": {"learning_rate": 0.3, "batch_size": 4}}
