@@ -42,7 +42,7 @@ SEEDS = (1, 2, 3)
 # The profile that each network is trained by, with or without differential privacy.
 PROFILES = {"unet": "hippocampus", "monet": "hippocampus", "jet": "hippocampus_private"}
 # A round of a federation is a quarter of a pass over all images, and where they lie in one place a whole one.
-PASSES = {"unet": 10, "monet": 6, "jet": 60}  # a slice takes MoNet twice as long as the U-Net
+PASSES = {"unet": 10, "monet": 6}  # a slice takes MoNet twice as long as the U-Net
 ROUNDS_A_PASS = 4
 IN_ONE_PLACE: dict[str, Any] = {"training": {"local_steps": None}}
 # Of MoNet and the U-Net with differential privacy, and of the jet without.
@@ -86,14 +86,14 @@ class Cell:
     def params(self, base: dict[str, Any]) -> Params:
         """The parameters of this cell over `base`, params.yaml with a profile over it as a mapping."""
         private = self.epsilon is not None
-        passes, unusual = PASSES[self.architecture], dict[str, Any]()
+        unusual: dict[str, Any] = {}
         # Of the jet the profile is private, of the others it is not.
         if (self.architecture == "jet") != private:
             unusual = PRIVATE if private else OPEN
         elif self.way != FEDERATED:
-            unusual = overlaid(IN_ONE_PLACE, {"federation": {"rounds": passes}})
+            unusual = overlaid(IN_ONE_PLACE, {"federation": {"rounds": PASSES[self.architecture]}})
         elif not private:
-            unusual = {"federation": {"rounds": ROUNDS_A_PASS * passes}}
+            unusual = {"federation": {"rounds": ROUNDS_A_PASS * PASSES[self.architecture]}}
         own: dict[str, Any] = {
             "model": {"architecture": self.architecture, "seed": self.seed},
             "training": {"seed": self.seed},
