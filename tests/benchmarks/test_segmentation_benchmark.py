@@ -13,7 +13,7 @@ def test_the_profiles_it_measures_are_valid_and_differ_in_privacy():
 
 
 def test_the_penalty_is_measured():
-    assert penalty(seed=1) > 0
+    assert penalty("jet", seed=1) > 0
 
 
 @pytest.mark.parametrize("name", ["", "nowhere"])
