@@ -216,6 +216,25 @@ def test_a_graphics_processor_is_for_the_full_budget(monkeypatch):
     assert device_for(BUDGETS["full"]).type == "cpu"
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a graphics processor")
+@pytest.mark.parametrize("architecture", ["scattering", "convnet"])
+def test_a_graphics_processor_finds_what_the_processor_finds(architecture, monkeypatch, tmp_path):
+    budget = dataclasses.replace(
+        BUDGETS["full"], inversion_patients=6, inversion_seeds=1, inversion_restarts=2, inversion_steps=80
+    )
+
+    def found(where):
+        scene = phantom_scene(architecture=architecture, budget=budget)
+        return report_of(GradientInversion("first"), scene, tmp_path / where).outcome
+
+    there = found("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    here = found("cpu")
+    assert there.positive == here.positive and there.trials.total == here.trials.total == 6
+    for arm in ("undefended", "average"):
+        assert there.facts[arm]["psnr"]["mean"] == pytest.approx(here.facts[arm]["psnr"]["mean"], abs=1.0)
+
+
 def test_scales_end_at_the_image_and_begin_coarse():
     assert list(scales_of(64)) == [8, 16, 32, 64]
     assert list(scales_of(28)) == [14, 28]
