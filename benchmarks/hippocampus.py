@@ -16,7 +16,7 @@ noise multiplier; weights, the bytes that a hospital sends in a round, rounds, a
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,16 @@ OPEN: dict[str, Any] = {"training": {"learning_rate": 0.3, "batch_size": 4}}
 
 @dataclass(frozen=True)
 class Cell:
-    """One training; `way` is the name of an arm of `primia.comparison.arms`, `epsilon` None without privacy."""
+    """One training; `way` is the name of an arm of `primia.comparison.arms`, `epsilon` None without privacy.
+
+    `rounds` is how many, where a training is only to be timed.
+    """
 
     architecture: str
     way: str
     epsilon: float | None
     seed: int
+    rounds: int | None = None
 
     @property
     def name(self) -> str:
@@ -101,6 +105,8 @@ class Cell:
         }
         if private:
             own["privacy"]["target_epsilon"] = self.epsilon
+        if self.rounds is not None:
+            own["federation"] = {"rounds": self.rounds}
         params = parse_params(overlaid(overlaid(base, unusual), own))
         if self.way == FEDERATED:
             return params
@@ -172,11 +178,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path(".state/benchmarks/hippocampus"), help="for a resumed run")
     parser.add_argument("--out", type=Path, default=Path("docs/results/hippocampus.json"))
     parser.add_argument("--only", default="", help="run cells whose name contains this")
+    parser.add_argument("--rounds", type=int, help="so few, to see how long one takes; needs an --out of its own")
     parser.add_argument("--list", action="store_true", help="print the names of the cells and stop")
     chosen = parser.parse_args(arguments)
+    if chosen.rounds and chosen.out == parser.get_default("out"):
+        parser.error(f"with --rounds the Dice is that of an unfinished training; name another --out than {chosen.out}.")
     torch.set_num_threads(1)
     for architecture, profile in PROFILES.items():
-        cells = [cell for cell in cells_of(architecture) if chosen.only in cell.name]
+        cells = [replace(cell, rounds=chosen.rounds) for cell in cells_of(architecture) if chosen.only in cell.name]
         if chosen.list:
             print("\n".join(cell.name for cell in cells))
             continue

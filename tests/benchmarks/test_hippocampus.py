@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from federating import parameters
 from marked_images import marked, write_marked_sites
 
 from benchmarks.grid import overlaid
-from benchmarks.hippocampus import PROFILES, Cell, cells_of, measured
+from benchmarks.hippocampus import PROFILES, Cell, cells_of, main, measured
 
 ROOT = Path(__file__).parents[2]
 SEGMENTING = {"task": "segmentation", "ingest__classes": ["background", "lungs"], "model__architecture": "jet"}
@@ -23,6 +24,13 @@ def test_every_cell_has_its_own_name_and_valid_parameters(architecture):
         assert params.model.architecture == architecture and params.model.seed == params.training.seed == cell.seed
         assert params.privacy.enabled is (cell.epsilon is not None)
         assert cell.epsilon in (None, params.privacy.target_epsilon)
+        assert replace(cell, rounds=3).params(base).federation.rounds == 3
+
+
+def test_rounds_that_are_only_timed_do_not_enter_the_table(capsys):
+    with pytest.raises(SystemExit):
+        main(["--data", "somewhere", "--rounds", "2"])
+    assert "name another --out than docs/results/hippocampus.json" in capsys.readouterr().err
 
 
 @pytest.mark.system
