@@ -24,7 +24,11 @@ MOST_FILE_BYTES = 8 * MOST_VOXELS + (1 << 20)
 MOST_INTENSE = 1e30  # differences of twice that are still numbers in float32; scanners end far below
 
 _WAY_OUT = "give one volume of three dimensions, as .nii or .nii.gz"
-_LEAST_UPRIGHT = 0.98  # determinant of the directions of the axes: 1 at right angles, where distances are measured
+# Determinant of the directions of the axes: 1 at right angles, where distances are measured; this is a shear of 0.8
+# degrees. A gantry is tilted by more.
+_LEAST_UPRIGHT = 0.9999
+_EXTENT = (5.0, 3000.0)  # mm along the longest axis: from a small part of an organ to a whole body
+_CODES = range(6)  # of a place: from none to another template; nibabel reads any other one as none
 _MOST_BEFORE_DATA = 64 << 20  # header extensions
 _MOST_BEHIND_DATA = 1 << 20
 _CHUNK = 16 << 20
@@ -45,11 +49,11 @@ def read_volume(path: Path) -> "Nifti1Image":
     Raises:
         DataError: the file is missing, damaged, or no volume that can be used.
     """
-    if path.is_dir():
-        raise DataError(f"The volume {path} is a folder; name a file in it.")
-    if not path.is_file():
-        raise DataError(f"The volume {path} does not exist; correct the path.")
     try:
+        if path.is_dir():
+            raise DataError(f"The volume {path} is a folder; name a file in it.")
+        if not path.is_file():
+            raise DataError(f"The volume {path} does not exist; correct the path.")
         with path.open("rb") as stream:
             return decode_volume(stream)
     except OSError as error:
@@ -94,10 +98,8 @@ def write_mask(path: Path, classes: NDArray[np.uint8], *, like: "Nifti1Image") -
     Both forms of the place are repeated as they are, since viewers trust one or the other. Nothing else of the header
     of `like` is: its text fields may hold names. Equal masks give equal bytes.
     """
-    from nibabel.nifti1 import Nifti1Image
-
     assert classes.dtype == np.uint8 and classes.shape == like.shape
-    image = Nifti1Image(classes, like.affine)
+    image = type(like)(classes, like.affine)  # NIfTI-1 ends at 32767 voxels along an axis
     image.set_qform(*like.get_qform(coded=True))
     image.set_sform(*like.get_sform(coded=True))
     image.header.set_xyzt_units(like.header.get_xyzt_units()[0])
@@ -147,17 +149,22 @@ def _check_header(header: "Nifti1Header") -> int:
     spacing = [float(length) for length in header["pixdim"][1:4]]
     if not all(map(math.isfinite, spacing)) or 0.0 in spacing:
         raise _refused(f"has voxels without a size ({' x '.join(f'{length:g}' for length in spacing)} mm)")
-    _check_place(header)
+    _check_place(header, shape)
     offset = float(header["vox_offset"])
-    if not 0 <= offset <= _MOST_BEFORE_DATA:
+    if not header.single_vox_offset <= offset <= _MOST_BEFORE_DATA:
         raise _refused(f"is damaged (its voxels would start at byte {offset:g})")
     return int(offset) + math.prod(shape) * int(kind.itemsize)
 
 
-def _check_place(header: "Nifti1Header") -> None:
+def _check_place(header: "Nifti1Header", shape: tuple[int, ...]) -> None:
     unit = header.get_xyzt_units()[0]
     if unit not in ("mm", "unknown"):
         raise _refused(f"gives lengths in {unit}", way_out="give it in millimetres")
+    for name in ("sform_code", "qform_code"):
+        if header[name] not in _CODES:
+            raise _refused(
+                f"has the unknown {name} {header[name]}", way_out="set it to 1 if that place is right, else 0"
+            )
     if not (header["sform_code"] or header["qform_code"]):
         way_out = "set its qform or its sform once you know which side is right"
         raise _refused("does not say how it lies in the patient (neither qform nor sform is coded)", way_out=way_out)
@@ -174,6 +181,9 @@ def _check_place(header: "Nifti1Header") -> None:
         raise _refused("has no place in space (its affine matrix is singular)")
     if upright < _LEAST_UPRIGHT:
         raise _refused("has axes that are not at right angles", way_out="resample it to a grid of right angles")
+    longest = float((np.linalg.norm(axes, axis=0) * shape).max())
+    if not _EXTENT[0] <= longest <= _EXTENT[1]:
+        raise _refused(f"is {round(longest, 3):g} mm long, which no scan is", way_out="correct the size of its voxels")
 
 
 def _has_qform(header: "Nifti1Header") -> bool:

@@ -83,6 +83,10 @@ BAD = {
         "holds more than its header says",
     ),
     "starts nowhere": (lambda path: patched(path, 108, "f", 1e12), "is damaged"),
+    "starts in its header": (
+        lambda path: patched(path, 108, "f", 0),
+        r"is damaged \(its voxels would start at byte 0\)",
+    ),
     "unknown type": (lambda path: patched(path, 70, "h", 1234), "is truncated or damaged"),
 }
 
@@ -103,6 +107,11 @@ DAMAGED_PLACE = {
     "no quaternion": (lambda path: patched(path, 252, "2h6f", 1, 1, 0.9, 0.9, 0.9, 0, 0, 0), "has a damaged qform"),
     "quaternion of NaN": (lambda path: patched(path, 252, "2h1f", 1, 1, float("nan")), "has a damaged qform"),
     "sheared": (lambda path: patched(path, 280, "8f", 1, 0.3, 0, 0, 0, 1, 0, 0), "not at right angles"),
+    "a cell": (lambda path: save(path, structures(), affine(spacing=(1e-3,) * 3)), "0.022 mm long, which no scan is"),
+    "a house": (lambda path: save(path, structures(), affine(spacing=(500.0,) * 3)), "mm long, which no scan is"),
+    "tilted gantry": (lambda path: patched(path, 296, "8f", 0, 1, 0.05, 0, 0, 0, 1, 0), "not at right angles"),
+    "unknown sform code": (lambda path: patched(path, 254, "h", 6), "has the unknown sform_code 6"),
+    "unknown qform code": (lambda path: patched(path, 252, "h", -3), "has the unknown qform_code -3"),
     "parallel axes": (lambda path: patched(path, 280, "8f", 1, 1, 0, 0, 0.1, 0, 0, 0), "not at right angles"),
 }
 
@@ -162,6 +171,7 @@ def test_a_bomb_is_refused_before_it_unpacks(tmp_path):
 def test_a_missing_file_and_a_folder_are_said(tmp_path):
     assert "does not exist; correct the path" in sentence(tmp_path / "a.nii")
     assert "is a folder; name a file in it" in sentence(tmp_path)
+    assert "cannot be read (File name too long)" in sentence(tmp_path / f"{'a' * 300}.nii")
 
 
 def test_a_name_loses_its_suffix_and_nothing_else():
@@ -200,3 +210,13 @@ def test_a_mask_has_both_forms_of_its_volumes_place_as_they_are(tmp_path):
             (theirs, code), (ours, same) = (getattr(each, form)(coded=True) for each in (volume, mask))
             assert code == same and ((theirs is None and ours is None) or np.allclose(theirs, ours, atol=1e-5))
         assert np.allclose(mask.affine, volume.affine, atol=1e-5)
+
+
+def test_a_mask_may_be_as_long_as_its_volume(tmp_path):
+    values = np.zeros((40_000, 2, 2), np.uint8)  # NIfTI-1 ends at 32767
+    path = save(tmp_path / "a.nii", values, affine(spacing=(0.05, 1.0, 1.0)), kind=nibabel.Nifti2Image)
+    volume = read_volume(path)
+    values[-1] = 1
+    write_mask(tmp_path / "b.nii", values, like=volume)
+    written = read_volume(tmp_path / "b.nii")
+    assert np.array_equal(values_of(written), values) and np.array_equal(written.affine, volume.affine)
