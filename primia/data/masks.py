@@ -88,9 +88,25 @@ def said_of_the_mask() -> Iterator[None]:
 
 
 def shrink_mask(classes: NDArray[np.uint8], *, pixels: int) -> Tensor:
-    """The mask of a picture, (height, width), as (pixels, pixels) uint8, by nearest neighbours."""
-    grid = torch.from_numpy(np.ascontiguousarray(classes))[None, None]
-    return functional.interpolate(grid, size=(pixels, pixels), mode="nearest-exact")[0, 0]
+    """The mask of a picture, (height, width), as (pixels, pixels) uint8; see `resampled_classes`."""
+    return resampled_classes(torch.from_numpy(np.ascontiguousarray(classes)), (pixels, pixels))
+
+
+def resampled_classes(classes: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A class for every pixel, (*spatial) uint8, over the same extent with other numbers of pixels: nearest neighbours.
+
+    A structure that falls between the coarser pixels keeps the one in which its middle lies, so that a model that
+    misses it is told to have done so.
+    """
+    if classes.shape == shape:
+        return classes
+    grid = functional.interpolate(classes[None, None], size=shape, mode="nearest-exact")[0, 0]
+    before = torch.bincount(classes.flatten())
+    after = torch.bincount(grid.flatten(), minlength=len(before))
+    for gone in torch.nonzero((before > 0) & (after == 0)).flatten().tolist():
+        middle = (torch.nonzero(classes == gone).double() + 0.5).mean(dim=0) / torch.tensor(classes.shape)
+        grid[tuple((middle * torch.tensor(shape)).long().tolist())] = gone
+    return grid
 
 
 def _refused(reason: str) -> RefusedFileError:

@@ -69,7 +69,10 @@ def _volume(
 ) -> Sample:
     image, mask = read_volume(raw / row.path), read_volume(raw / row.mask)
     check_pair(image, mask)
-    seen, placement = prepare(image, volume, pixels=settings.pixels)
+    try:
+        seen, placement = prepare(image, volume, pixels=settings.pixels)
+    except DataError as error:
+        raise DataError(f"The image {raw / row.path} does not fit: {error}") from error
     answer, lost = prepare_mask(to_classes(values_of(mask), label_values), placement, structures=len(label_values) - 1)
     images, labels, name = to_images(seen, volume), to_images(answer, volume), stem_of(row.image)
     ids = (name,) if volume.depth is not None else tuple(f"{name}/{z:03d}" for z in range(len(images)))

@@ -45,7 +45,7 @@ def build_site_sets(
     Raises:
         DataError: the manifest or an image is missing or damaged, the patients cannot be dealt (see
             `primia.data.dealing.deal`), more than 1 % of a structure, of all patients or of the test patients,
-            or all of a patient's structures would be cut off, or the disk is full.
+            or all of a patient's structure would be cut off, or the disk is full.
     """
     rows = read_manifest(raw / "manifest.csv")
     label_values = _label_values(raw, rows, classes=classes)
@@ -63,7 +63,7 @@ def build_site_sets(
         samples: list[Sample] = []
         for row in by_place[place]:
             samples.append(load_sample(row, settings, raw=raw, classes=classes, label_values=label_values))
-            _check_something_left(samples[-1].lost, row, settings)
+            _check_something_left(samples[-1].lost, row, settings, structures=classes[1:])
             done += 1
             if on_progress is not None:
                 on_progress(done, len(rows))
@@ -159,12 +159,13 @@ def _counts(image_set: ImageSet, *, lost: Lost) -> dict[str, Any]:
     return {**about, "voxels_by_class": by_class, "lost_by_class": lost_by_class}
 
 
-def _check_something_left(lost: Lost, row: ManifestRow, settings: Preprocess) -> None:
-    if lost.voxels and lost.everything:
-        raise DataError(
-            f"Nothing of what {row.mask} marks would be left in the images of patient {row.patient}; "
-            f"{_enlarge(settings)}, or leave the patient out."
-        )
+def _check_something_left(lost: Lost, row: ManifestRow, settings: Preprocess, *, structures: Sequence[str]) -> None:
+    for name, entirely in zip(structures, lost.entirely, strict=False):
+        if entirely:
+            raise DataError(
+                f"All of {name} that {row.mask} marks would be cut off from the images of patient {row.patient}; "
+                f"{_enlarge(settings)}, or leave the patient out."
+            )
 
 
 def _check_lost(lost: Lost, settings: Preprocess, *, structures: Sequence[str], whose: str = "") -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from primia.config import Volume
+from primia.data.masks import resampled_classes
 from primia.data.nifti import MOST_VOXELS, values_of
 from primia.errors import DataError
 
@@ -64,10 +65,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Lost:
-    """How many voxels each structure has at the wanted spacing, and how many of them are cut off: (structures,).
-
-    A structure that is too small for the spacing counts as one voxel that is lost.
-    """
+    """How many voxels each structure has at the wanted spacing, and how many of them are cut off: (structures,)."""
 
     voxels: tuple[int, ...] = ()
     outside: tuple[int, ...] = ()
@@ -86,9 +84,9 @@ class Lost:
         return [outside / max(voxels, 1) for voxels, outside in zip(self.voxels, self.outside, strict=True)]
 
     @property
-    def everything(self) -> bool:
-        """Whether no structure is left."""
-        return sum(self.voxels) == sum(self.outside)
+    def entirely(self) -> list[bool]:
+        """Of each structure, whether it was there and nothing of it is left."""
+        return [0 < voxels == outside for voxels, outside in zip(self.voxels, self.outside, strict=True)]
 
 
 def place(image: "Nifti1Image", settings: Volume, *, pixels: int) -> Placement:
@@ -144,7 +142,7 @@ def prepare(image: "Nifti1Image", settings: Volume, *, pixels: int) -> tuple[Ten
 
 
 def prepare_mask(classes: NDArray[np.uint8], placement: Placement, *, structures: int) -> tuple[Tensor, Lost]:
-    """Take a mask (i, j, k), a class per stored voxel, the same way as its volume, by nearest neighbours.
+    """Take a mask (i, j, k), a class per stored voxel, the same way as its volume; see `resampled_classes`.
 
     `structures` is the number of classes beside class 0.
 
@@ -153,12 +151,9 @@ def prepare_mask(classes: NDArray[np.uint8], placement: Placement, *, structures
     """
     assert classes.shape == placement.shape
     stored = _turned(classes, placement)
-    grid = _resized(stored[None, None], placement.resampled, mode="nearest-exact")[0, 0]
+    grid = resampled_classes(stored, placement.resampled)
     prepared = functional.pad(grid, placement.margins)
-    there, voxels, kept = (
-        torch.bincount(each.flatten(), minlength=1 + structures)[1:] for each in (stored, grid, prepared)
-    )
-    voxels = torch.where(there > 0, voxels.clamp_min(1), 0)
+    voxels, kept = (torch.bincount(each.flatten(), minlength=1 + structures)[1:] for each in (grid, prepared))
     return prepared, Lost(tuple(voxels.tolist()), tuple((voxels - kept).tolist()))
 
 

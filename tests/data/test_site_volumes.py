@@ -141,14 +141,15 @@ def test_a_single_test_patient_who_is_cut_off_counts_among_the_test_patients(raw
         build(raw, pixels=20, validation_fraction=0.5)
 
 
-def test_a_patient_of_whom_nothing_would_be_left_is_named(raw):
+def test_a_patient_of_whom_a_structure_would_be_cut_off_is_named(raw):
     row = read_manifest(raw / "manifest.csv")[5]
     image = nibabel.load(raw / row.path)
     rim = np.zeros(image.shape, np.uint8)
     rim[0, 0, :] = 1
     (raw / row.mask).write_bytes(gzip.compress(nibabel.Nifti1Image(rim, image.affine).to_bytes()))
     with pytest.raises(
-        DataError, match=r"Nothing of what masks/case_005\.nii\.gz marks .* raise .*leave the patient out"
+        DataError,
+        match=r"All of anterior that masks/case_005\.nii\.gz marks would be cut off .* raise .*leave the patient out",
     ):
         build(raw, pixels=16)
 

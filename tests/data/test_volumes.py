@@ -124,16 +124,18 @@ def test_what_lies_outside_of_the_images_is_counted_for_each_structure():
     placement = place(nibabel.Nifti1Image(mask, np.eye(4)), ISOTROPIC, pixels=26)
     prepared, lost = prepare_mask(mask, placement, structures=3)
     assert (lost.voxels, lost.outside) == ((600, 600, 0), (600, 2 * 4 * 10, 0))
-    assert lost.shares == [1.0, 80 / 600, 0.0] and not lost.everything
+    assert lost.shares == [1.0, 80 / 600, 0.0] and lost.entirely == [True, False, False]
     assert np.count_nonzero(restore(prepared, placement)) == 520 == int((prepared > 0).sum())
 
 
-def test_a_structure_that_is_too_small_for_the_spacing_counts_as_lost():
+def test_a_structure_that_falls_between_the_voxels_keeps_one_of_them():
     mask = np.zeros((30, 30, 10), np.uint8)
-    mask[9, 9, 3] = 2
+    mask[9, 9, 3] = 2  # the voxels of 3 mm are read at 1, 4, 7, 10 and so on
     placement = place(nibabel.Nifti1Image(mask, np.eye(4)), Volume(spacing=(3.0, 3.0, 3.0)), pixels=16)
     prepared, lost = prepare_mask(mask, placement, structures=2)
-    assert not prepared.any() and (lost.voxels, lost.outside) == ((0, 1), (0, 1)) and lost.everything
+    assert (lost.voxels, lost.outside) == ((0, 1), (0, 0))
+    assert torch.nonzero(prepared).tolist() == [[3 + 3, 3 + 3, 1]] and prepared.max() == 2  # of 10, padded to 16
+    assert torch.equal(prepare_mask(mask, placement, structures=2)[0], prepared) and mask.sum() == 2
 
 
 def test_slices_and_volumes_become_images_and_come_back():
