@@ -82,6 +82,8 @@ def _encryption(figures: Mapping[str, Any]) -> str:
 
 
 def _interval(metric: Mapping[str, Any]) -> str:
+    if metric["low"] is None:
+        return f"{metric['value']:.3f} (too few patients for an interval)"
     return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
 
 

@@ -27,7 +27,7 @@ from primia.models.overlap import patient_dice
 from primia.models.released import ReleasedModel
 
 _BATCH = 64
-_FEWEST = 5  # patients of a hospital: an interval of fewer would be far too narrow
+_FEWEST = 5  # patients with a structure: an interval of fewer would be far too narrow
 _FIGURES = ("dice", "hd95", "surface_dice")
 
 
@@ -105,9 +105,7 @@ def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation, s
         "pixels_per_class": dict(zip(test.classes, pixels, strict=True)),
     }
     for name, values in (("dice", dice), ("hd95", hd95), ("surface_dice", surface_dice)):
-        mean, *each = mean_intervals(values, resamples=settings.bootstrap, seed=settings.seed)
-        figures[name] = mean
-        figures[f"{name}_by_structure"] = dict(zip(structures, each, strict=True))
+        figures[name], figures[f"{name}_by_structure"] = _intervals(values, structures, settings)
     hospitals = [test.hospitals[patient] if test.hospitals else "" for patient in patients]
     figures["by_hospital"] = {
         hospital: _of_hospital(dice[[home == hospital for home in hospitals]], structures, settings)
@@ -118,7 +116,8 @@ def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation, s
     worst_first = [patients[row] for row in order]
     figures["worst_dice"] = float(np.nanmin(dice))
     by_structure = figures["dice_by_structure"]
-    least = min(structures, key=lambda name: float(by_structure[name]["value"]))
+    # None, of too few patients, comes first; gates ask for the low end, and refuse where there is none.
+    least = min(structures, key=lambda name: (by_structure[name]["low"] or -1.0, by_structure[name]["value"]))
     figures["worst_structure"] = {"name": least, **by_structure[least]}
     figures["worst"] = [
         {"patient": patients[row], "dice": float(of_patient[row])} for row in order[: settings.worst].tolist()
@@ -138,10 +137,24 @@ def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation, s
 
 def _of_hospital(dice: Floats, structures: Sequence[str], settings: Evaluation) -> dict[str, Any]:
     """What metrics.json says of the test patients of one hospital; dice is (patients, structures)."""
-    mean, *each = mean_intervals(dice, resamples=settings.bootstrap, seed=settings.seed)
-    if len(dice) < _FEWEST:
-        mean, *each = ({**figure, "low": None, "high": None} for figure in (mean, *each))
-    return {"patients": len(dice), "dice": mean, "dice_by_structure": dict(zip(structures, each, strict=True))}
+    mean, each = _intervals(dice, structures, settings)
+    return {"patients": len(dice), "dice": mean, "dice_by_structure": each}
+
+
+def _intervals(
+    values: Floats, structures: Sequence[str], settings: Evaluation
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Of the mean over structures and of each: value, ends of the interval, and how many patients that is of.
+
+    Of too few there are no ends. For the mean that is decided by the structure that the fewest patients have.
+    """
+    mean, *each = mean_intervals(values, resamples=settings.bootstrap, seed=settings.seed)
+    counts = np.count_nonzero(~np.isnan(values), axis=0).tolist()
+    told = []
+    for figure, patients in ((mean, min(filter(None, counts), default=0)), *zip(each, counts, strict=True)):
+        ends = {} if patients >= _FEWEST else {"low": None, "high": None}
+        told.append({**figure, **ends, "patients": patients})
+    return told[0], dict(zip(structures, told[1:], strict=True))
 
 
 @torch.no_grad()

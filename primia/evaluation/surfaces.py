@@ -24,7 +24,8 @@ def surface_distances(
         truth: like `predicted`.
         classes: how many there are; class 0 is the background, which is not judged.
         spacing: of the pixels along each axis.
-        tolerance: within which a surface counts as right (Nikolov et al. 2021), in the unit of `spacing`.
+        tolerance: within which a surface counts as right, in the unit of `spacing`. As Nikolov et al. 2021, but that
+            voxels of the surfaces are counted, not their area.
 
     Returns:
         HD95 in the unit of `spacing` and surface Dice in [0, 1], each (classes - 1,). A structure in neither map has

@@ -83,7 +83,7 @@ def judged(test, volume=None, settings=SETTINGS, synthetic=True):
 
 def test_a_model_that_is_right_everywhere_is_perfect():
     figures = judged(slices(), Volume(spacing=SPACING)).figures
-    assert figures["dice"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert figures["dice"] == {"value": 1.0, "low": 1.0, "high": 1.0, "patients": 6}
     assert figures["hd95"]["value"] == 0.0 and figures["surface_dice"]["value"] == 1.0
     assert (figures["unit"], figures["images"], figures["patients"]) == ("mm", 30, 6)
 
@@ -190,7 +190,9 @@ def test_a_structure_that_a_patient_has_not_and_the_model_does_not_mark_counts_f
     assert np.isnan(result.dice[:2, 1]).all() and np.isnan(result.hd95[:2, 1]).all()
     assert result.dice[:2, 0].tolist() == [1.0, 0.0]
     figures = result.figures
-    assert figures["dice_by_structure"]["posterior"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert figures["dice_by_structure"]["posterior"] == {"value": 1.0, "low": None, "high": None, "patients": 4}
+    assert figures["dice"]["low"] is None and figures["dice"]["patients"] == 4
+    assert figures["worst_structure"]["name"] == "posterior"  # the gate asks for an end that is not there
     assert figures["dice"]["value"] == pytest.approx((1.0 + 5 / 6) / 2)
     assert figures["by_hospital"]["hill"]["dice"]["value"] == 0.5
     assert figures["by_hospital"]["hill"]["dice_by_structure"]["posterior"]["value"] is None
@@ -211,6 +213,29 @@ def test_slices_of_volumes_are_shown_with_the_front_on_top_and_the_right_on_the_
     with safe_open(tmp_path / "evaluation/pictures.safetensors", framework="pt") as stream:
         truth = stream.get_tensor("0.truth")
     assert (truth == 1).nonzero().tolist() == [[1, 3]]
+
+
+def test_the_worst_structure_is_the_one_whose_interval_reaches_lowest():
+    test = slices()
+    shown = test.images.clone()
+    shown[:25][(test.labels == 1)[:25, None] & (torch.arange(24) > 11)] = 0.0  # a part of most anterior discs is missed
+    shown[25:][(test.labels == 2)[25:, None]] = 0.0  # and of one patient the posterior part
+    figures = judged(dataclasses.replace(test, images=shown), Volume(spacing=SPACING)).figures
+    anterior, posterior = figures["dice_by_structure"].values()
+    assert anterior["value"] < posterior["value"] and anterior["low"] > posterior["low"]
+    assert figures["worst_structure"] == {"name": "posterior", **posterior}
+
+
+def test_distances_are_judged_in_millimetres_with_the_tolerance_of_the_settings():
+    test = slices(patients=5, of_each=4)
+    moved = dataclasses.replace(test, images=test.images.roll(1, dims=2))
+
+    def surface(spacing, tolerance):
+        settings = SETTINGS.model_copy(update={"tolerance": tolerance})
+        return judged(moved, Volume(spacing=spacing), settings).figures["surface_dice"]["value"]
+
+    assert surface((2.0, 2.0, 9.0), 1.9) < 0.9 < surface((2.0, 2.0, 9.0), 2.1) == 1.0
+    assert surface((4.0, 2.0, 9.0), 2.1) < 0.9
 
 
 def test_a_test_set_without_a_structure_is_refused():

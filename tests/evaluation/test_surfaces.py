@@ -29,6 +29,13 @@ def test_a_shifted_ball_is_as_far_off_as_it_was_shifted_in_millimetres():
     assert distances(ball((12, 12, 12), 5), ball((15, 12, 12), 5), tolerance=4.0)[1][0] == 1.0
 
 
+def test_a_voxel_that_is_far_off_moves_the_95th_percentile_little():
+    wrong = ball((12, 12, 12), 6)
+    wrong[0, 0, 0] = 1
+    hd95, _ = distances(wrong, ball((12, 12, 12), 6))
+    assert hd95[0] < 1.0  # and the largest distance is that of the voxel, 14.8
+
+
 def test_pictures_have_surfaces_as_volumes_have():
     hd95, _ = distances(ball((12, 12), 5), ball((12, 14), 5), spacing=(1.0, 1.0))
     assert hd95[0] == pytest.approx(2.0)
