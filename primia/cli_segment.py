@@ -48,7 +48,7 @@ def segment(
         raise DataError(f"The mask {target} would be no NIfTI file by its name; end it in .nii or .nii.gz.")
     if target.resolve() == volume.resolve():
         raise DataError(f"The mask would replace the volume {volume}; name another file with --out.")
-    if target.resolve().parent.name in _DATA_SET:
+    if not {*target.resolve().parent.parts}.isdisjoint(_DATA_SET):
         raise DataError(f"The mask {target} would lie among the files of a data set; name another file with --out.")
     _require_free(target, overwrite=overwrite)
     network = load_model(model_folder(model))

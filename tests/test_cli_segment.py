@@ -100,10 +100,10 @@ def test_the_same_volume_gives_the_same_bytes(scan, model, tmp_path):
     assert (tmp_path / "one.nii.gz").read_bytes() == (tmp_path / "two.nii.gz").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["imagesTr", "labelsTr"])
+@pytest.mark.parametrize("name", ["imagesTr", "labelsTr", "imagesTr/site1"])
 def test_a_mask_is_not_laid_among_the_files_of_a_data_set(scan, model, tmp_path, name):
     path, _ = scan
-    (tmp_path / name).mkdir()
+    (tmp_path / name).mkdir(parents=True)
     volume = path.rename(tmp_path / name / path.name)
     answer = segment(volume, "--model", model)
     assert isinstance(answer.exception, PrimiaError) and "among the files of a data set" in str(answer.exception)
