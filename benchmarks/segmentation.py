@@ -97,6 +97,26 @@ def penalty(architecture: str, *, seed: int) -> float:
     return statistics.median(ratios)
 
 
+def figures_of(
+    federated: dict[str, Any], dp: dict[str, Any], penalties: dict[str, float], *, data: str, seed: int
+) -> dict[str, Any]:
+    """The object of the last line, from what was `measured` of both federations."""
+    both = ("rounds", "seconds", "parameters", "bytes_per_round")
+    return {
+        "dice_federated": federated["dice"]["value"],
+        "dice_dp": dp["dice"]["value"],
+        "intervals": {"dice_federated": federated["dice"], "dice_dp": dp["dice"]},
+        "epsilon": dp["epsilon"],
+        "penalty": penalties["unet"],
+        "penalties": penalties,
+        **{name: {"federated": federated[name], "dp": dp[name]} for name in both},
+        "patients": dp["patients"],
+        "data": data,
+        "seed": seed,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
 def with_profile(name: str, *, data: Path | None, changes: dict[str, Any]) -> Params:
     """params.yaml with a profile, the folder of the images, and `changes` over it."""
     base = yaml.safe_load(Path("params.yaml").read_text())
@@ -133,19 +153,8 @@ def main() -> None:
         federated = measured(with_profile(plain, data=data, changes=overlaid(off, seed)), work / "federated")
         dp = measured(with_profile(private, data=data, changes=seed), work / "private")
     penalties = {architecture: penalty(architecture, seed=arguments.seed) for architecture in NETWORKS}
-    figures = {
-        "dice_federated": federated["dice"]["value"],
-        "dice_dp": dp["dice"]["value"],
-        "intervals": {"dice_federated": federated.pop("dice"), "dice_dp": dp.pop("dice")},
-        "epsilon": dp.pop("epsilon"),
-        "penalty": penalties["unet"],
-        "penalties": penalties,
-        **{name: {"federated": federated[name], "dp": dp[name]} for name in dp if name != "patients"},
-        "patients": dp["patients"],
-        "data": "phantoms" if data is None else "hippocampus",
-        "seed": arguments.seed,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-    }
+    told = "phantoms" if data is None else "hippocampus"
+    figures = figures_of(federated, dp, penalties, data=told, seed=arguments.seed)
     for name, dice in figures["intervals"].items():
         print(f"{name:15} {dice['value']:.3f} ({dice['low']:.3f} to {dice['high']:.3f})")
     shown = ", ".join(f"{times:.2f} ({architecture})" for architecture, times in penalties.items())

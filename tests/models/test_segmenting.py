@@ -1,9 +1,12 @@
+import copy
+
 import pytest
 import torch
 from opacus.validators import ModuleValidator
 from torch import nn
 
 from primia.errors import ConfigError
+from primia.models.monet import DecreasingDilation
 from primia.models.networks import SEGMENTING, build_network
 from primia.models.segmenting import Joined
 from primia.models.standardised import StandardisedConv2d, StandardisedConv3d
@@ -142,3 +145,14 @@ def test_sizes_that_cannot_be_halved_often_enough_are_refused():
         build("unet", 6)
     with pytest.raises(ConfigError, match=r"unet_resnet18, which takes images, but preprocess.volume.depth is 16"):
         build("unet_resnet18", 16)
+
+
+def test_the_blocks_of_monet_see_far_first_and_carry_what_came_in_past_each_pair():
+    block = DecreasingDilation(8, convolution=nn.Conv2d)
+    assert [step[0].dilation for step in block.steps] == [(4, 4), (3, 3), (2, 2), (1, 1)]
+    maps = torch.randn(1, 8, 24, 24, generator=torch.Generator().manual_seed(0))
+    for silent in (0, 2):  # the first of a pair
+        quiet = copy.deepcopy(block)
+        for weight in quiet.steps[silent].parameters():
+            nn.init.zeros_(weight)
+        assert float(quiet(maps).detach().std()) > 0.1
