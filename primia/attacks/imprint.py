@@ -1,5 +1,6 @@
 """The imprint attack: a server puts a layer before the network that keeps one patient's image for itself."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ _OTHERS = 7  # patients in the same step
 _TRIALS = 200  # of one part
 _OWN = 0.25  # share of the candidates that only the attacker uses
 _EMPTY = 1e-12  # difference of two bins' biases that nobody made
+_MOST_VALUES = 2**14  # of an image that the layer sees; every one has a weight in each bin, and noise of its own
 
 
 class ImprintedNetwork(nn.Module):
@@ -30,11 +32,13 @@ class ImprintedNetwork(nn.Module):
 
     Bin i is active for images whose measurement exceeds its edge. The gradients of two neighbouring bins then differ
     by the images that lie between their edges, and that difference, divided by the one of their biases, is the image
-    if there is one. `measure` is (values,), `edges` (bins,) ascending.
+    if there is one. `measure` is (values,), `edges` (bins,) ascending. `shrink` comes before, and makes of an image the
+    smaller one that is measured and caught.
     """
 
-    def __init__(self, measure: Tensor, edges: Tensor, *, classes: int) -> None:
+    def __init__(self, measure: Tensor, edges: Tensor, *, classes: int, shrink: nn.Module | None = None) -> None:
         super().__init__()
+        self.shrink = shrink or nn.Identity()
         bins, values = nn.Linear(len(measure), len(edges)), nn.Linear(len(edges), classes)
         with torch.no_grad():
             bins.weight.copy_(measure.expand(len(edges), -1))
@@ -44,9 +48,22 @@ class ImprintedNetwork(nn.Module):
         self.body = nn.Sequential(nn.Flatten(), bins, nn.ReLU(), values)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, classes) of images (n, 1, p, p)."""
-        logits: Tensor = self.body(images)
+        """Logits (n, classes) of images (n, 1, *shape)."""
+        logits: Tensor = self.body(self.shrink(images))
         return logits
+
+
+def shrinking(shape: Sequence[int]) -> tuple[nn.Module, list[int]]:
+    """The mean over the smallest equal blocks that leave at most `_MOST_VALUES` values of an image, and their shape.
+
+    `shape` is that of the image or volume.
+    """
+    for side in itertools.count(1):
+        blocks = [math.ceil(axis / side) for axis in shape]
+        if math.prod(blocks) <= _MOST_VALUES:
+            break
+    mean = nn.AvgPool2d if len(shape) == 2 else nn.AvgPool3d
+    return (nn.Identity() if side == 1 else mean(side, ceil_mode=True)), blocks
 
 
 @dataclass(frozen=True)
@@ -55,19 +72,21 @@ class Imprint:
 
     A trial is one step. The attacker holds `gallery` equally likely candidates for one of the patients, knows nothing
     of the other seven, and names the candidate whose own bin shows an image most like it. The chance is 1/gallery; γ
-    bounds it, since differential privacy holds for whatever network is sent.
+    bounds it, since differential privacy holds for whatever network is sent. Of large images and volumes the network
+    takes means over blocks first, and these are what is caught: enough to know a patient by.
 
     It needs a hospital that trains what it is sent. Real ones refuse: the plan that they signed fixes the architecture,
     and weights of another length are an error (`tests/federation/test_site.py` sends one an imprinted network). Weights
     of the right length may still be crafted; against those, as against this attack, only differential privacy helps.
 
-    Facts: bins; alone, how often the patient had a bin of its own; psnr, median over the undefended trials, in dB.
+    Facts: bins; shape, of the images that are caught; alone, how often the patient had a bin of its own; psnr, median
+    over the undefended trials, in dB.
     """
 
     round: str = "first"
 
     name = "imprint"
-    version = 1
+    version = 2
     tier = "relaxed"
 
     def trials(self, budget: Budget) -> int:
@@ -123,6 +142,7 @@ class Imprint:
             convincing=CONVINCING,
             facts={
                 "bins": _BINS,
+                "shape": shrinking(scene.candidates.images.shape[2:])[1],
                 "alone": sum(part.values["alone"] for part in parts) / total,
                 "psnr": float(quality.median()),
             },
@@ -144,19 +164,21 @@ class _Trap:
                 "lower attack.gallery or add test patients."
             )
         self._mean, self._std, self._noise = model.mean, model.std, scene.noise_source()
-        images = candidates.images[rows].float()
+        whole = candidates.images[rows].float()
+        shrink, _ = shrinking(whole.shape[2:])
+        images = torch.cat([shrink(one) for one in whole[:, None]])
         self._likeness = Likeness(images[:own].mean(dim=0))
         self._images = images[own:]
-        self._inputs = (self._images - self._mean) / self._std
+        self._inputs = (whole[own:] - self._mean) / self._std
         # One class for all: what is read does not depend on it, and a segmentation has none.
         self._labels = torch.zeros(len(self._images), dtype=torch.int64)
         values = images[0].numel()
         direction = torch.randn(values, generator=scene.generator("measure")) / values**0.5
         known = ((images[:own] - self._mean) / self._std).flatten(1) @ direction
         edges = torch.quantile(known, torch.linspace(0, 1, _BINS + 2)[1:-1])
-        self._measured = self._inputs.flatten(1) @ direction
+        self._measured = ((self._images - self._mean) / self._std).flatten(1) @ direction
         self._bin = (self._measured[:, None] > edges).sum(dim=1)  # 0: below all
-        self._network = ImprintedNetwork(direction, edges, classes=len(model.classes))
+        self._network = ImprintedNetwork(direction, edges, shrink=shrink, classes=len(model.classes))
 
     @property
     def patients(self) -> int:
@@ -169,7 +191,7 @@ class _Trap:
         return order[~torch.isin(order, members)][:_OTHERS].tolist()
 
     def read(self, scene: Scene, drawn: list[int], *, defended: bool) -> Tensor:
-        """What each bin shows after a step of the patients `drawn`, (bins + 1, 1, p, p); NaN where nothing is."""
+        """What each bin shows after a step of the patients `drawn`, (bins + 1, 1, *shape); NaN where nothing is."""
         declared = scene.declared
         clip_norm, noise_multiplier = scene.undefended()
         if defended and declared is not None:

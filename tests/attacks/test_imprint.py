@@ -5,7 +5,7 @@ import torch
 from scenes import SMALL, images_of, report_of, scene_of
 
 from primia.attacks.contract import Verdict
-from primia.attacks.imprint import Imprint, ImprintedNetwork
+from primia.attacks.imprint import Imprint, ImprintedNetwork, shrinking
 from primia.errors import DataError
 from primia.training.private import private_gradient
 
@@ -25,6 +25,22 @@ def test_a_bin_shows_an_image_exactly_without_defence(honest):
     assert honest.outcome.positive.rate > 0.9
     assert honest.outcome.facts["psnr"] > 60
     assert honest.outcome.facts["alone"] > 0.6
+    assert honest.outcome.facts["shape"] == [16, 16]
+
+
+def test_of_large_images_means_over_blocks_are_caught(tmp_path, monkeypatch):
+    monkeypatch.setattr("primia.attacks.imprint._MOST_VALUES", 64)
+    outcome = report_of(Imprint("first"), scene(), tmp_path).outcome
+    assert outcome.facts["shape"] == [8, 8]
+    assert outcome.positive.rate > 0.9 and outcome.facts["psnr"] > 60
+
+
+@pytest.mark.parametrize(
+    ("shape", "blocks"), [((112, 112), (112, 112)), ((224, 200), (112, 100)), ((64, 64, 48), (22, 22, 16))]
+)
+def test_the_finest_blocks_are_taken_that_a_layer_can_be_sent_for(shape, blocks):
+    shrink, expected = shrinking(shape)
+    assert tuple(expected) == blocks == shrink(torch.zeros(1, 1, *shape)).shape[2:]
 
 
 def test_private_steps_show_nothing_whatever_network_was_sent(honest):
