@@ -147,11 +147,12 @@ def test_the_profiles_of_x_rays_are_valid_over_the_shipped_file(profile: str) ->
 
 
 def test_the_profiles_of_volumes_are_valid_over_the_shipped_file() -> None:
-    hippocampus, liver = with_profile("hippocampus"), with_profile("liver")
+    hippocampus, liver, deep = map(with_profile, ("hippocampus", "liver", "liver_volumes"))
     assert hippocampus.preprocess.volume == Volume(spacing=(1.0, 1.0, 1.0))
     assert liver.preprocess.volume == Volume(spacing=(1.6, 1.6, 5.0), window=(-150, 200))
     assert liver.ingest.label_values == {"liver": (1, 2)}
-    assert {hippocampus.task, liver.task} == {"segmentation"}
+    assert deep.preprocess.volume == Volume(spacing=(3.2, 3.2, 10.0), window=(-150, 200), depth=50)
+    assert {hippocampus.task, liver.task, deep.task} == {"segmentation"}
 
 
 @pytest.mark.parametrize(("profile", "slices"), [("hippocampus", 6286), ("liver", 2**14)])

@@ -92,7 +92,7 @@ def test_volumes_and_their_masks_are_attacked_as_images_are(tmp_path):
     assert {picture.shape for picture in inversion.outcome.pictures.values()} == {(PIXELS, PIXELS)}
 
 
-PROFILES = {"hippocampus": 52, "hippocampus_private": 52, "liver": 26}
+PROFILES = {"hippocampus": 52, "hippocampus_private": 52, "liver": 26, "liver_volumes": 26}
 
 
 @pytest.mark.parametrize("name", PROFILES)

@@ -22,8 +22,7 @@ ROOT = Path(__file__).parents[2]
 PATIENTS = 9
 SHAPE = (80, 80, 20)  # a trunk of 360 x 360 x 240 mm
 AIR, FAT, LIVER, TUMOUR, BONE = -1000, -200, 60, 25, 700  # Hounsfield units
-FLAT = {"preprocess": {"validation_fraction": 0.5}}  # of few patients
-DEEP = {"preprocess": {"validation_fraction": 0.5, "pixels": 128, "volume": {"spacing": [3.2, 3.2, 10.0], "depth": 50}}}
+FEW = {"preprocess": {"validation_fraction": 0.5}}  # patients
 
 
 def ball(centre, radius):
@@ -54,10 +53,10 @@ def livers(tmp_path_factory) -> Path:
     return folder
 
 
-def prepared(livers: Path, folder: Path, changes: dict) -> tuple[Params, ImageSet]:
+def prepared(livers: Path, folder: Path, profile: str) -> tuple[Params, ImageSet]:
     base = yaml.safe_load((ROOT / "params.yaml").read_text())
-    own = yaml.safe_load((ROOT / "profiles" / "liver.yaml").read_text())
-    params = parse_params(overlaid(overlaid(overlaid(base, own), {"ingest": {"folder": str(livers)}}), changes))
+    own = yaml.safe_load((ROOT / "profiles" / f"{profile}.yaml").read_text())
+    params = parse_params(overlaid(overlaid(overlaid(base, own), {"ingest": {"folder": str(livers)}}), FEW))
     ingest(params.ingest, task=params.task, hospitals=params.preprocess.hospitals, target=folder / "raw")
     build_site_sets(
         params.preprocess,
@@ -70,10 +69,11 @@ def prepared(livers: Path, folder: Path, changes: dict) -> tuple[Params, ImageSe
 
 
 @pytest.mark.parametrize(
-    ("changes", "shape", "voxel"), [(FLAT, (256, 256), 1.6**2 * 5.0), (DEEP, (128, 128, 50), 3.2**2 * 10.0)]
+    ("profile", "shape", "voxel"),
+    [("liver", (256, 256), 1.6**2 * 5.0), ("liver_volumes", (128, 128, 50), 3.2**2 * 10.0)],
 )
-def test_livers_become_images_of_soft_tissue_with_tumours_taken_for_liver(livers, tmp_path, changes, shape, voxel):
-    params, test = prepared(livers, tmp_path, changes)
+def test_livers_become_images_of_soft_tissue_with_tumours_taken_for_liver(livers, tmp_path, profile, shape, voxel):
+    params, test = prepared(livers, tmp_path, profile)
     assert params.ingest.classes == test.classes == ("background", "liver")
     assert test.images.shape[1:] == (1, *shape) and test.labels.shape[1:] == shape
     liver = test.images[:, 0][test.labels == 1].float()
@@ -87,10 +87,10 @@ def test_livers_become_images_of_soft_tissue_with_tumours_taken_for_liver(livers
         assert abs(found / wanted - 1) < 0.05
 
 
-@pytest.mark.parametrize(("changes", "architecture"), [(FLAT, "unet_resnet18"), (DEEP, "unet")])
-def test_a_network_of_the_profile_marks_a_whole_liver_volume(livers, tmp_path, changes, architecture):
-    params, test = prepared(livers, tmp_path, changes)
-    volume = params.preprocess.volume
+@pytest.mark.parametrize("profile", ["liver", "liver_volumes"])
+def test_a_network_of_the_profile_marks_a_whole_liver_volume(livers, tmp_path, profile):
+    params, test = prepared(livers, tmp_path, profile)
+    volume, architecture = params.preprocess.volume, params.model.architecture
     network = build_network(architecture, classes=2, pixels=test.pixels, depth=volume.depth, seed=1)
     model = ReleasedModel(
         network=network,
