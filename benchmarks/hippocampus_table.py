@@ -50,18 +50,20 @@ def table(cells: Cells) -> str:
 
 
 def differences(cells: Cells) -> str:
-    """Markdown: a line for each network and budget, its Dice less that of training in one place, patient by patient."""
+    """Markdown: what federation and privacy change in the Dice of a network, patient by patient.
+
+    A line for each training without privacy, less that in one place, and for each budget, less the same without one.
+    """
     grouped = _grouped(cells)
     lines = []
     for (network, way, epsilon), alike in grouped.items():
-        central = grouped.get((network, CENTRALISED, None))
-        if central is None or way == CENTRALISED:
+        less = CENTRALISED if epsilon is None else way
+        other = grouped.get((network, less, None))
+        if other is None or (way, epsilon) == (CENTRALISED, None):
             continue
-        budget = "" if epsilon is None else f" at ε = {epsilon:g}"
-        lines.append(
-            f"- {network}, {way}{budget} less {CENTRALISED}: "
-            f"{_interval(_mean_of_patients(alike) - _mean_of_patients(central), sign='+')}"
-        )
+        what = way if epsilon is None else f"ε = {epsilon:g}"
+        changed = _interval(_mean_of_patients(alike) - _mean_of_patients(other), sign="+")
+        lines.append(f"- {network}, {what} less {less if epsilon is None else 'none'}: {changed}")
     return "\n".join(lines)
 
 

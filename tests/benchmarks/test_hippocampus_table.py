@@ -51,8 +51,9 @@ def test_a_row_is_the_mean_of_its_seeds_or_hospitals_and_networks_stay_together(
 def test_differences_are_paired_by_patient():
     lines = differences(CELLS).splitlines()
     assert len(lines) == 3  # nothing stands beside the jet
+    assert lines[0].startswith("- unet, alone less centralised: -0.550 (")
     assert lines[1] == "- unet, federated less centralised: -0.100 (-0.100 to -0.100)"
-    assert lines[2].startswith("- unet, federated at ε = 8 less centralised: -0.250 (-0.300")
+    assert lines[2] == "- unet, ε = 8 less none: -0.150 (-0.200 to -0.100)"  # [0.5, 0.7] less the mean of both seeds
 
 
 @pytest.mark.parametrize("tell", [table, differences])
