@@ -5,7 +5,7 @@ from prefect import flow
 
 from flows.register import register
 from tasks.repro import check_workspace, new_session, reproduce, stage_names, workspace_alone
-from tasks.setup import use_profile
+from tasks.setup import require_images, use_profile
 from tasks.stage import complain_of, parameters, run_flow
 from tasks.summary import print_summary
 
@@ -32,7 +32,7 @@ def main(profile: str | None = None, data: str | None = None) -> None:
         use_profile(profile, data)
         # Mistakes are told before a server is started.
         check_workspace()
-        parameters()
+        require_images(parameters())
         run_flow(pipeline)
         print_summary()
 

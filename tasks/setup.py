@@ -7,12 +7,13 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from primia.config import parse_params
+from primia.config import Params, parse_params
 from primia.errors import ConfigError
 from primia.files import write_text
 
 PROFILES = Path("profiles")
 PARAMS = Path("params.yaml")
+_SYNTHETIC = Path("primia/data/phantom")  # ingest.folder of the phantom, which reads nothing there
 _NULL = "tag:yaml.org,2002:null"
 
 
@@ -20,7 +21,8 @@ def use_profile(profile: str | None, folder: str | None) -> None:
     """Overlay profiles/<profile>.yaml and the data folder on params.yaml; without either nothing changes.
 
     Raises:
-        ConfigError: there is no such profile, or the result would not be valid; params.yaml is then untouched.
+        ConfigError: there is no such profile, the result would not be valid, or there are no images; params.yaml is
+            then untouched.
     """
     if profile is None and folder is None:
         return
@@ -39,9 +41,30 @@ def use_profile(profile: str | None, folder: str | None) -> None:
         params["ingest"]["folder"] = folder
     changed = StringIO()
     yaml.dump(params, changed)
-    parse_params(YAML(typ="safe").load(changed.getvalue()), where=f"params.yaml with profile {profile or '(none)'}")
+    given = parse_params(
+        YAML(typ="safe").load(changed.getvalue()), where=f"params.yaml with profile {profile or '(none)'}"
+    )
+    require_images(given)
     write_text(PARAMS, changed.getvalue())
     print(f"params.yaml now holds profile {profile or '(as it was)'}; git checkout params.yaml takes it back.")
+
+
+def require_images(params: Params) -> None:
+    """Say in a sentence that there are no images: DVC, which depends on their folder, would only give an error number.
+
+    Raises:
+        ConfigError: the folder of the images was not named, or does not exist.
+    """
+    folder = Path(params.ingest.folder)
+    if params.ingest.source == "phantom":
+        return
+    if folder == _SYNTHETIC:
+        raise ConfigError(
+            f"ingest.source is {params.ingest.source}, but no folder of images was named; "
+            "add DATA=/path/to/folder (--data), or set ingest.folder in params.yaml."
+        )
+    if not folder.is_dir():
+        raise ConfigError(f"The data folder {folder} does not exist; correct DATA, or ingest.folder in params.yaml.")
 
 
 def _overlay(base: Any, values: Mapping[str, Any]) -> None:

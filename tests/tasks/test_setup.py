@@ -22,7 +22,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml")))
 def test_every_profile_gives_valid_parameters_and_keeps_the_comments(workspace: Path, name: str) -> None:
-    folder = None if name == "lungs" else "/data/images"  # which are phantoms
+    folder = None if name == "lungs" else str(workspace)  # lungs are phantoms
     use_profile(name, folder)
     params = load_params(workspace / "params.yaml")
     assert params.ingest.source == "phantom" if folder is None else params.ingest.folder == folder
@@ -45,6 +45,18 @@ def test_without_profile_and_folder_nothing_is_written(workspace: Path) -> None:
 def test_a_folder_that_does_not_fit_is_refused_and_nothing_is_written(workspace: Path) -> None:
     with pytest.raises(ConfigError, match=r"set ingest\.source to image_folder"):
         use_profile(None, "/data/images")
+    assert (workspace / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("folder", "sentence"),
+    [(None, r"no folder of images was named; add DATA="), ("/nowhere", r"The data folder /nowhere does not exist")],
+)
+def test_a_profile_of_real_images_without_them_is_refused_and_nothing_is_written(
+    workspace: Path, folder: str | None, sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        use_profile("hippocampus", folder)
     assert (workspace / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
