@@ -44,16 +44,17 @@ def promote_version(params: Params, *, version: int, name: str, reason: str) -> 
                 f"The files of version {version} are not those that were registered; "
                 "find out who changed them, and register the model anew."
             )
-        profile = _profile_of(found, root)
+        profile, task = _profile_of(found, root), load_params(root / "params.yaml").task
         missed = [result.reason for result in gates_of(root, profile) if not result.passed]
     if missed:
         raise GateError(f"Version {version} of {model} does not pass its gates: {'; '.join(missed)}.")
     approve(client, found, name=name.strip(), reason=reason.strip())
     marks = f" It is marked: {found.tags[MARKS_TAG]}." if MARKS_TAG in found.tags else ""
-    print(
-        f"Version {version} of {model} is the champion (profile {profile}), approved by {name.strip()}.{marks}\n"
-        "A running diagnosis service answers with it within seconds; clients ask for the model again by themselves."
-    )
+    print(f"Version {version} of {model} is the champion (profile {profile}), approved by {name.strip()}.{marks}")
+    if task == "classification":
+        print("A running diagnosis service answers with it within seconds; clients ask for it again by themselves.")
+    else:
+        print("It marks structures: the diagnosis service, which answers encrypted images, does not take it up.")
 
 
 def _profile_of(version: "ModelVersion", root: Path) -> str:

@@ -14,6 +14,8 @@ from tasks.stage import parameters
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
+    from primia.config import Params
+
 
 def print_summary() -> None:
     """Print utility, privacy, attack, encryption, version and report, each from its file."""
@@ -36,11 +38,14 @@ def print_summary() -> None:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print()
     console.print(table, soft_wrap=True)
-    console.print(f"\n{next_steps(version)}", highlight=False, soft_wrap=True)
+    console.print(f"\n{next_steps(version, params)}", highlight=False, soft_wrap=True)
 
 
-def next_steps(version: "ModelVersion | None") -> str:
-    """What to type after a run that registered `version`, or none; a champion needs no promotion."""
+def next_steps(version: "ModelVersion | None", params: "Params") -> str:
+    """What to type after a run that registered `version`, or none; a champion needs no promotion.
+
+    A classifier then answers encrypted images, and a model of volumes marks them.
+    """
     steps = [
         ("make up", "Prefect, MLflow and the diagnosis service (make down)"),
         ("source .venv/bin/activate && dvc metrics show", "every figure; dvc exp run -S federation.rounds=5"),
@@ -48,7 +53,11 @@ def next_steps(version: "ModelVersion | None") -> str:
     if version is None or CHAMPION not in version.aliases:
         number = "N" if version is None else version.version
         steps.append((f'python -m flows.promote --version {number} --name "..." --reason "..."', "after your review"))
-    steps.append(("primia token add clinic-a", "then diagnose encrypted images: docs/encrypted.md"))
+    if params.task == "classification":
+        steps.append(("primia token add clinic-a", "then diagnose encrypted images: docs/encrypted.md"))
+    elif params.preprocess.volume is not None:
+        place = f"models:/{params.registry.name}@{CHAMPION}"
+        steps.append((f"primia segment scan.nii.gz --model {place}", "then, a mask for a new volume"))
     return "\n".join(["Next:", *(f"  {command:<50}   {why}" for command, why in steps)])
 
 
