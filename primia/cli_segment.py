@@ -38,7 +38,7 @@ def segment(
     partly: Partly = False,
 ) -> None:
     """Mark structures in a volume, and write a mask with the same grid and affine: it overlays voxel by voxel."""
-    from primia.data.nifti import read_volume, stem_of, write_mask
+    from primia.data.nifti import is_blank, read_volume, stem_of, write_mask
     from primia.models.marking import mark, share_seen
     from primia.models.places import model_folder
     from primia.models.released import load_model
@@ -55,6 +55,10 @@ def segment(
     if not network.segments or network.volume is None:
         raise ConfigError(f"The model {model} marks nothing in volumes; train one with task: segmentation on volumes.")
     image = read_volume(volume)
+    if is_blank(image):
+        raise DataError(
+            f"The volume {volume} has the same value in all voxels, so that it shows nothing; give another."
+        )
     seen = share_seen(network, image)
     if seen < _LEAST_SEEN and not partly:
         raise DataError(
@@ -64,6 +68,8 @@ def segment(
     classes = mark(network, image)
     write_mask(target, classes, like=image)
     _print(network, classes, voxel=_voxel_ml(image.affine))
+    if not classes.any():
+        typer.echo("Nothing is marked: look whether the volume shows what the model was made for, in the same voxels.")
     if seen < 1:
         typer.echo(f"The model sees {seen:.0%} of the volume, about its middle; outside nothing is marked.")
     typer.echo(f"The mask is {target}. {DISCLAIMER}")

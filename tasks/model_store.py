@@ -52,9 +52,10 @@ def fetch(address: str) -> Path:
         if not target.exists():
             _download(client, version.run_id, target, digest=digest, address=address)
     except (MlflowException, KeyError) as error:
-        raise DataError(
-            f"The registry has no usable model {address} ({type(error).__name__}); see versions and aliases in MLflow."
-        ) from error
+        way_out = "see versions in MLflow"
+        if said["alias"]:
+            way_out = f"promote a version (python -m flows.promote), or name one, as in models:/{said['name']}/1"
+        raise DataError(f"The registry has no usable model {address} ({type(error).__name__}); {way_out}.") from error
     marks = version.tags.get(MARKS_TAG)
     print(f"Model: version {version.version} of {said['name']}{f', marked {marks}' if marks else ''}.", file=sys.stderr)
     return target

@@ -14,7 +14,7 @@ from primia.data.nifti import read_volume
 from primia.errors import DataError, PrimiaError
 from primia.models.marking import mark
 from primia.models.networks import Network, build_network
-from primia.models.released import ReleasedModel, save_model
+from primia.models.released import ReleasedModel, load_model, save_model
 
 CLASSES = ("background", "anterior", "posterior")
 # Axes in an order of their own, two of them turned round, thick slices, and all of it tilted.
@@ -166,6 +166,27 @@ def test_a_volume_that_is_none_leaves_nothing_behind(model, tmp_path):
     answer = segment(tmp_path / "bad.nii.gz", "--model", model)
     assert isinstance(answer.exception, PrimiaError) and "is no NIfTI volume" in str(answer.exception)
     assert not (tmp_path / "bad_mask.nii.gz").exists()
+
+
+def test_a_blank_volume_is_refused_and_an_empty_mask_said(model, tmp_path):
+    blank = save(tmp_path / "blank.nii", np.full((14, 20, 24), 5.0, np.float32), SCANNER)
+    answer = segment(blank, "--model", model)
+    assert isinstance(answer.exception, PrimiaError) and "has the same value in all voxels" in str(answer.exception)
+    assert not (tmp_path / "blank_mask.nii.gz").exists()
+    finds_nothing = load_model(model)
+    with torch.no_grad():
+        finds_nothing.network.head.last.bias[0] = 1000.0  # of the background
+    save_model(tmp_path / "finds-nothing", finds_nothing)
+    noise = intensities(structures((14, 20, 24)), seed=1)
+    answer = segment(save(tmp_path / "noise.nii", noise, SCANNER), "--model", tmp_path / "finds-nothing")
+    assert answer.exit_code == 0 and "Nothing is marked: look whether" in answer.output
+
+
+@pytest.mark.parametrize("place", ["nowhere", ""])
+def test_a_folder_without_a_model_is_named_with_what_could_be_given(scan, tmp_path, place):
+    answer = segment(scan[0], "--model", tmp_path / place)
+    assert isinstance(answer.exception, PrimiaError)
+    assert f"The folder {tmp_path / place} holds no model.json; name the folder of a model" in str(answer.exception)
 
 
 def test_a_model_of_pictures_is_refused(scan, tmp_path):

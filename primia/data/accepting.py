@@ -12,7 +12,7 @@ from primia.config import Ingest
 from primia.data.decoding import RefusedFileError, bits_of, decode
 from primia.data.manifest import SPLITS, ManifestRow
 from primia.data.masks import check_pair, said_of_the_mask, to_classes
-from primia.data.nifti import decode_volume, values_of
+from primia.data.nifti import decode_volume, is_blank, values_of
 from primia.data.sources import SourceImage
 
 Meaning = Mapping[str, Sequence[int]]
@@ -127,6 +127,8 @@ def _volume(content: bytes, mask: bytes, meaning: Meaning) -> _Decoded:
     with said_of_the_mask():
         drawn = decode_volume(io.BytesIO(mask))
     check_pair(volume, drawn)
+    if is_blank(volume):
+        raise RefusedFileError("has the same value in all voxels")
     classes = to_classes(values_of(drawn), meaning)
     if not classes.any():
         raise RefusedFileError("has an empty mask")

@@ -92,6 +92,12 @@ def values_of(image: "Nifti1Image") -> NDArray[np.float32]:
         return np.asarray(image.dataobj, dtype=np.float32)
 
 
+def is_blank(image: "Nifti1Image") -> bool:
+    """Whether all voxels have the same value."""
+    values = values_of(image)
+    return bool(values.min() == values.max())
+
+
 def write_mask(path: Path, classes: NDArray[np.uint8], *, like: "Nifti1Image") -> None:
     """Write a class for every voxel of `like`, at the same place in space, compressed if the name ends in .gz.
 

@@ -17,11 +17,17 @@ def model_folder(place: str) -> Path:
             returns a folder.
 
     Raises:
-        DataError: no store of that scheme is installed.
+        DataError: the folder holds no model, or no store of that scheme is installed.
     """
     scheme, found, _ = place.partition(":/")
     if not found:
-        return Path(place)
+        folder = Path(place)
+        if not (folder / "model.json").is_file():
+            raise DataError(
+                f"The folder {folder} holds no model.json; name the folder of a model, or one of a registry, as in "
+                "models:/NAME@champion."
+            )
+        return folder
     for store in entry_points(group=STORES, name=scheme):
         fetched: Path = store.load()(place)
         return fetched

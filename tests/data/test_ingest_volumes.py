@@ -95,6 +95,7 @@ BAD = {
     "no spacing": (lambda f: header(f, "imagesTr", 80, "f", 0.0), "has voxels without a size"),
     "singular": (lambda f: header(f, "imagesTr", 280, "4f", 0, 0, 0, 0), "its affine matrix is singular"),
     "absurd": (lambda f: header(f, "imagesTr", 42, "3h", 9999, 9999, 9999), "too many for a volume of a patient"),
+    "blank": (lambda f: spoil(f, np.full(SHAPE, 5.0, np.float32)), "has the same value in all voxels"),
     "empty mask": (lambda f: spoil(f, mask=np.zeros(SHAPE, np.uint8)), "has an empty mask"),
     "unknown value": (lambda f: spoil(f, mask=OTHER), "has a mask with the value 5, which is no class"),
     "broken value": (
