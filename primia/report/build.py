@@ -86,7 +86,7 @@ def _draw(results: Path, facts: Mapping[str, Any], folder: Path) -> set[str]:
         target_epsilon=target_epsilon,
     )
     if facts["params"]["task"] == "segmentation":
-        _draw_masks(evaluation, folder)
+        _draw_masks(evaluation, folder, structures=facts["evaluation"]["classes"][1:])
     else:
         plots.draw_roc(folder / "roc.png", _rows(evaluation / "roc.csv"))
         plots.draw_confusion(
@@ -104,7 +104,7 @@ def _draw(results: Path, facts: Mapping[str, Any], folder: Path) -> set[str]:
     return {path.stem for path in folder.iterdir()}
 
 
-def _draw_masks(evaluation: Path, folder: Path) -> None:
+def _draw_masks(evaluation: Path, folder: Path, *, structures: Sequence[str]) -> None:
     from safetensors import safe_open
 
     mask_plots.draw_dice(folder / "dice.png", _rows(evaluation / "patients.csv"))
@@ -113,7 +113,7 @@ def _draw_masks(evaluation: Path, folder: Path) -> None:
         shown = json.loads(stream.metadata()["shown"])
         pictures = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (no mapping)
     if shown:  # nobody else may be
-        mask_plots.draw_overlays(folder / "overlays.png", shown, pictures)
+        mask_plots.draw_overlays(folder / "overlays.png", shown, pictures, structures=structures)
 
 
 def _draw_attacks(results: Path, attacks: Sequence[Mapping[str, Any]], folder: Path) -> None:

@@ -10,6 +10,8 @@ from primia.report.canvas import COLOURS, QUIET, Row, canvas, distinct
 
 _MAPS = (("image", "image"), ("truth", "truth"), ("prediction", "prediction"), ("doubt", "uncertainty"))
 
+_OPAQUE = 0.55  # the image shows through
+
 
 def draw_dice(path: Path, patients: Sequence[Row]) -> None:
     """Dice of every patient by structure, with the mean of each; none where neither map has the structure."""
@@ -27,15 +29,20 @@ def draw_dice(path: Path, patients: Sequence[Row]) -> None:
         axes.set_ylim(len(structures) - 0.5, -0.5)
 
 
-def draw_overlays(path: Path, shown: Sequence[Mapping[str, Any]], pictures: Mapping[str, Any]) -> None:
-    """Image, truth, prediction and uncertainty, a row for each patient shown.
+def draw_overlays(
+    path: Path, shown: Sequence[Mapping[str, Any]], pictures: Mapping[str, Any], *, structures: Sequence[str]
+) -> None:
+    """Image, truth, prediction and uncertainty, a row for each patient shown, and below them what the colours mean.
 
     Args:
         path: of the PNG.
         shown: name, patient number and Dice of each row.
         pictures: arrays (height, width) under `0.image`, `0.truth`, `0.prediction`, `0.doubt` and so on.
+        structures: names of the classes 1, 2 and so on.
     """
-    with canvas(path, size=(8.4, 2.2 * len(shown))) as figure:
+    from matplotlib.patches import Patch
+
+    with canvas(path, size=(8.4, 2.2 * len(shown) + 0.3)) as figure:
         grid = figure.subplots(len(shown), len(_MAPS), squeeze=False)
         for number, (line, told) in enumerate(zip(grid, shown, strict=True)):
             image = np.asarray(pictures[f"{number}.image"], dtype=float)
@@ -52,6 +59,11 @@ def draw_overlays(path: Path, shown: Sequence[Mapping[str, Any]], pictures: Mapp
                 axes.grid(False)
                 axes.set_title(title if number == 0 else "", fontsize=9)
             line[0].set_ylabel(f"{told['name']}\nDice {told['dice']:.2f}", color=QUIET)
+        patches = [
+            Patch(color=COLOURS[number % len(COLOURS)], alpha=_OPAQUE, label=name)
+            for number, name in enumerate(structures)
+        ]
+        figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
 
 
 def _coloured(classes: Any) -> Any:
@@ -59,5 +71,5 @@ def _coloured(classes: Any) -> Any:
     from matplotlib.colors import to_rgba
 
     colours = [(0.0, 0.0, 0.0, 0.0)]
-    colours += [to_rgba(COLOURS[(number - 1) % len(COLOURS)], 0.55) for number in range(1, int(classes.max()) + 1)]
+    colours += [to_rgba(COLOURS[(number - 1) % len(COLOURS)], _OPAQUE) for number in range(1, int(classes.max()) + 1)]
     return np.asarray(colours)[classes.astype(int)]

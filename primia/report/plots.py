@@ -27,7 +27,8 @@ def draw_rounds(
         axes[0].plot(
             number[released], reached[released], "o", markersize=9, fillstyle="none", color=INK, label="released round"
         )
-        axes[0].set(title=f"Validation {score} after each round", ylabel=score)
+        noised = "" if target_epsilon is None else ", with the noise of privacy"
+        axes[0].set(title=f"Validation {score} after each round{noised}", ylabel=score)
         axes[0].legend(loc="lower right")
         if target_epsilon is not None:
             axes[1].plot(number, column(rounds, "epsilon"), marker="o", markersize=4, color=COLOURS[1])

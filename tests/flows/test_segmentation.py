@@ -50,7 +50,7 @@ def test_the_report_says_why_nobody_is_shown(segmented: Checkout, tmp_path: Path
     save_overlays(tmp_path / "results/evaluation/pictures.safetensors", ())
     build_report(tmp_path, template=ROOT / "mlflow/model_card.md.j2", target=tmp_path / "report")
     card = (tmp_path / "report/model_card.md").read_text()
-    assert "not shown: they were not asked (`evaluation.pictures`)" in card and "overlays" not in card
+    assert "not shown: nobody said that they may be (`evaluation.pictures`)" in card and "overlays" not in card
     assert not (tmp_path / "report/plots/overlays.png").exists()
 
 

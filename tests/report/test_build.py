@@ -67,7 +67,7 @@ def test_a_report_about_real_patients_has_no_picture_of_them(release_root):
     drawn = {path.stem for path in (release_root / "results/report/plots").glob("*.png")}
     assert drawn == PLOTS - {"inversionfirst"}
     card = (release_root / "results/report/model_card.md").read_text()
-    assert "Images found by attackers are not shown: they are of test patients, who were not asked" in card
+    assert "Images of test patients that attackers found are not shown: nobody said that they may be" in card
 
 
 @pytest.mark.parametrize(
