@@ -95,17 +95,27 @@ def shrink_mask(classes: NDArray[np.uint8], *, pixels: int) -> Tensor:
 def resampled_classes(classes: Tensor, shape: tuple[int, ...]) -> Tensor:
     """A class for every pixel, (*spatial) uint8, over the same extent with other numbers of pixels: nearest neighbours.
 
-    A structure that falls between the coarser pixels keeps the one in which its middle lies, so that a model that
-    misses it is told to have done so.
+    A structure that falls between the coarser pixels keeps the one that holds most of it, so that a model that misses
+    it is told to have done so; but it takes no other structure's last pixel.
     """
     if classes.shape == shape:
         return classes
     grid = functional.interpolate(classes[None, None], size=shape, mode="nearest-exact")[0, 0]
     before = torch.bincount(classes.flatten())
     after = torch.bincount(grid.flatten(), minlength=len(before))
-    for gone in torch.nonzero((before > 0) & (after == 0)).flatten().tolist():
-        middle = (torch.nonzero(classes == gone).double() + 0.5).mean(dim=0) / torch.tensor(classes.shape)
-        grid[tuple((middle * torch.tensor(shape)).long().tolist())] = gone
+    scale = torch.tensor(shape) / torch.tensor(classes.shape)
+    for structure in range(1, len(before)):
+        if before[structure] == 0 or after[structure] > 0:
+            continue
+        within = ((torch.nonzero(classes == structure) + 0.5) * scale).long()
+        pixels, held = torch.unique(within, dim=0, return_counts=True)
+        for pixel in pixels[held.argsort(descending=True, stable=True)].tolist():
+            there = int(grid[tuple(pixel)])
+            if there == 0 or after[there] > 1:
+                grid[tuple(pixel)] = structure
+                after[there] -= 1
+                after[structure] = 1
+                break
     return grid
 
 

@@ -25,9 +25,9 @@ MOST_INTENSE = 1e30  # differences of twice that are still numbers in float32; s
 
 _WAY_OUT = "give one volume of three dimensions, as .nii or .nii.gz"
 # Determinant of the directions of the axes: 1 at right angles, where distances are measured; this is a shear of 0.8
-# degrees. A gantry is tilted by more.
+# degrees in one plane, more than files round away.
 _LEAST_UPRIGHT = 0.9999
-_EXTENT = (5.0, 3000.0)  # mm along the longest axis: from a small part of an organ to a whole body
+_EXTENT = (2.5, 3000.0)  # mm along the longest axis: from the retina to a whole body
 _CODES = range(6)  # of a place: from none to another template; nibabel reads any other one as none
 _MOST_BEFORE_DATA = 64 << 20  # header extensions
 _MOST_BEHIND_DATA = 1 << 20
@@ -189,7 +189,9 @@ def _check_place(header: "Nifti1Header", shape: tuple[int, ...]) -> None:
         raise _refused("has axes that are not at right angles", way_out="resample it to a grid of right angles")
     longest = float((np.linalg.norm(axes, axis=0) * shape).max())
     if not _EXTENT[0] <= longest <= _EXTENT[1]:
-        raise _refused(f"is {round(longest, 3):g} mm long, which no scan is", way_out="correct the size of its voxels")
+        raise _refused(
+            f"is {round(longest, 3):g} mm long, which no scan is", way_out="correct the unit or size of its voxels"
+        )
 
 
 def _has_qform(header: "Nifti1Header") -> bool:

@@ -65,7 +65,10 @@ class Placement:
 
 @dataclass(frozen=True)
 class Lost:
-    """How many voxels each structure has at the wanted spacing, and how many of them are cut off: (structures,)."""
+    """How many voxels each structure has at the wanted spacing, and how many of them are cut off: (structures,).
+
+    A structure for which the spacing leaves no voxel counts as one voxel that is lost.
+    """
 
     voxels: tuple[int, ...] = ()
     outside: tuple[int, ...] = ()
@@ -153,7 +156,10 @@ def prepare_mask(classes: NDArray[np.uint8], placement: Placement, *, structures
     stored = _turned(classes, placement)
     grid = resampled_classes(stored, placement.resampled)
     prepared = functional.pad(grid, placement.margins)
-    voxels, kept = (torch.bincount(each.flatten(), minlength=1 + structures)[1:] for each in (grid, prepared))
+    there, voxels, kept = (
+        torch.bincount(each.flatten(), minlength=1 + structures)[1:] for each in (stored, grid, prepared)
+    )
+    voxels = torch.where(there > 0, voxels.clamp_min(1), 0)
     return prepared, Lost(tuple(voxels.tolist()), tuple((voxels - kept).tolist()))
 
 

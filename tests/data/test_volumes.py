@@ -138,6 +138,31 @@ def test_a_structure_that_falls_between_the_voxels_keeps_one_of_them():
     assert torch.equal(prepare_mask(mask, placement, structures=2)[0], prepared) and mask.sum() == 2
 
 
+def test_small_structures_keep_voxels_of_their_own_where_they_are():
+    mask = np.zeros((30, 30, 10), np.uint8)
+    settings = Volume(spacing=(3.0, 3.0, 3.0))
+    placement = place(nibabel.Nifti1Image(mask, np.eye(4)), settings, pixels=10)
+
+    def prepared(**at):
+        for number, where in at.items():
+            for voxel in where:
+                mask[voxel] = int(number[-1])
+        found, lost = prepare_mask(mask, placement, structures=2)
+        mask[:] = 0
+        return {number: torch.nonzero(found == number).tolist() for number in (1, 2)}, lost
+
+    # On either side of the body, where only one side was read in neither: the side with more of it.
+    both, lost = prepared(c1=[(0, 3, 3), (27, 3, 3), (27, 3, 5)])
+    assert both[1] == [[9, 1, 1]] and lost.outside == (0, 0)
+    # Two in one coarse voxel: one of them is lost, and counted.
+    both, lost = prepared(c1=[(9, 9, 3)], c2=[(11, 11, 5)])
+    assert (both[1], both[2]) == ([[3, 3, 1]], []) and (lost.voxels, lost.outside) == ((1, 1), (0, 1))
+    assert lost.entirely == [False, True]
+    # The last voxel of another structure is not taken.
+    both, lost = prepared(c1=[(10, 10, 4)], c2=[(9, 9, 3), (9, 9, 8)])
+    assert both == {1: [[3, 3, 1]], 2: [[3, 3, 2]]}
+
+
 def test_slices_and_volumes_become_images_and_come_back():
     volume = torch.arange(1 * 4 * 4 * 3).view(1, 4, 4, 3)
     flat, deep = ISOTROPIC, Volume(spacing=(1.0, 1.0, 1.0), depth=8)
