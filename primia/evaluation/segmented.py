@@ -96,6 +96,12 @@ def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation, s
         for patient in patients
     ]
     hd95, surface_dice = (np.stack([one[kind] for one in surfaces]) for kind in (0, 1))
+    present = np.array(
+        [
+            [bool((test.labels[test.patients == patient] == 1 + number).any()) for number in range(len(structures))]
+            for patient in patients
+        ]
+    )
     show = synthetic or settings.pictures
     figures: dict[str, Any] = {
         **common_figures(model, test, settings=settings),
@@ -105,11 +111,12 @@ def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation, s
         "pixels_per_class": dict(zip(test.classes, pixels, strict=True)),
     }
     for name, values in (("dice", dice), ("hd95", hd95), ("surface_dice", surface_dice)):
-        figures[name], figures[f"{name}_by_structure"] = _intervals(values, structures, settings)
+        figures[name], figures[f"{name}_by_structure"] = _intervals(values, present, structures, settings)
     hospitals = [test.hospitals[patient] if test.hospitals else "" for patient in patients]
     figures["by_hospital"] = {
-        hospital: _of_hospital(dice[[home == hospital for home in hospitals]], structures, settings)
+        hospital: _of_hospital(dice[home], present[home], structures, settings)
         for hospital in sorted(set(hospitals) - {""})
+        for home in [np.array(hospitals) == hospital]
     }
     of_patient = _mean([*dice.T])
     order = np.argsort(of_patient, kind="stable")[: np.count_nonzero(~np.isnan(of_patient))]
@@ -117,7 +124,8 @@ def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation, s
     figures["worst_dice"] = float(np.nanmin(dice))
     by_structure = figures["dice_by_structure"]
     # None, of too few patients, comes first; gates ask for the low end, and refuse where there is none.
-    least = min(structures, key=lambda name: (by_structure[name]["low"] or -1.0, by_structure[name]["value"]))
+    lows = {name: -1.0 if by_structure[name]["low"] is None else by_structure[name]["low"] for name in structures}
+    least = min(structures, key=lambda name: (lows[name], by_structure[name]["value"]))
     figures["worst_structure"] = {"name": least, **by_structure[least]}
     figures["worst"] = [
         {"patient": patients[row], "dice": float(of_patient[row])} for row in order[: settings.worst].tolist()
@@ -135,26 +143,27 @@ def judge_masks(model: ReleasedModel, test: ImageSet, *, settings: Evaluation, s
     )
 
 
-def _of_hospital(dice: Floats, structures: Sequence[str], settings: Evaluation) -> dict[str, Any]:
-    """What metrics.json says of the test patients of one hospital; dice is (patients, structures)."""
-    mean, each = _intervals(dice, structures, settings)
+def _of_hospital(
+    dice: Floats, present: NDArray[np.bool_], structures: Sequence[str], settings: Evaluation
+) -> dict[str, Any]:
+    """What metrics.json says of the test patients of one hospital; both arrays are (patients, structures)."""
+    mean, each = _intervals(dice, present, structures, settings)
     return {"patients": len(dice), "dice": mean, "dice_by_structure": each}
 
 
 def _intervals(
-    values: Floats, structures: Sequence[str], settings: Evaluation
+    values: Floats, present: NDArray[np.bool_], structures: Sequence[str], settings: Evaluation
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Of the mean over structures and of each: value, ends of the interval, and how many patients that is of.
+    """Of the mean over structures and of each: value, ends of the interval, and how many patients have the structure.
 
-    Of too few there are no ends. For the mean that is decided by the structure that the fewest patients have.
+    A structure that too few have gets no ends, and neither does a mean that it is part of.
     """
     mean, *each = mean_intervals(values, resamples=settings.bootstrap, seed=settings.seed)
-    counts = np.count_nonzero(~np.isnan(values), axis=0).tolist()
-    told = []
-    for figure, patients in ((mean, min(filter(None, counts), default=0)), *zip(each, counts, strict=True)):
-        ends = {} if patients >= _FEWEST else {"low": None, "high": None}
-        told.append({**figure, **ends, "patients": patients})
-    return told[0], dict(zip(structures, told[1:], strict=True))
+    counts = present.sum(axis=0).tolist()
+    fewest = min((n for n, figure in zip(counts, each, strict=True) if figure["value"] is not None), default=0)
+    none = {"low": None, "high": None}
+    told = [{**figure, **({} if n >= _FEWEST else none), "patients": n} for n, figure in zip(counts, each, strict=True)]
+    return {**mean, **({} if fewest >= _FEWEST else none)}, dict(zip(structures, told, strict=True))
 
 
 @torch.no_grad()
