@@ -23,7 +23,6 @@ _BINS = 64
 _OTHERS = 7  # patients in the same step
 _TRIALS = 200  # of one part
 _OWN = 0.25  # share of the candidates that only the attacker uses
-_FEWEST = 2  # of them, whose measurements have a deviation
 _EMPTY = 1e-12  # difference of two bins' biases that nobody made
 _MOST_VALUES = 2**14  # of an image that the layer sees; every one has a weight in each bin, and noise of its own
 
@@ -159,9 +158,9 @@ class _Trap:
         own = int(_OWN * len(rows))
         if len(rows) - own < gallery + _OTHERS:
             own = len(rows) - gallery - _OTHERS
-        if own < _FEWEST:
+        if own < 1:
             raise DataError(
-                f"The attack needs {gallery + _OTHERS + _FEWEST} candidate patients, but there are {len(rows)}; "
+                f"The attack needs {gallery + _OTHERS + 1} candidate patients, but there are {len(rows)}; "
                 "lower attack.gallery or add test patients."
             )
         self._mean, self._std, self._noise = model.mean, model.std, scene.noise_source()
@@ -175,10 +174,10 @@ class _Trap:
         self._labels = torch.zeros(len(self._images), dtype=torch.int64)
         values = images[0].numel()
         direction = torch.randn(values, generator=scene.generator("measure")) / values**0.5
-        known = ((images[:own] - self._mean) / self._std).flatten(1) @ direction
-        # As if all measurements were normal (Fowl et al. 2022): of few patients their own quantiles are worse.
+        known = ((images - self._mean) / self._std).flatten(1) @ direction
+        # As if all measurements were normal (Fowl et al. 2022), of whose mean and deviation the attacker knows.
         edges = known.mean() + known.std() * torch.special.ndtri(torch.linspace(0, 1, _BINS + 2)[1:-1])
-        self._measured = ((self._images - self._mean) / self._std).flatten(1) @ direction
+        self._measured = known[own:]
         self._bin = (self._measured[:, None] > edges).sum(dim=1)  # 0: below all
         self._network = ImprintedNetwork(direction, edges, shrink=shrink, classes=len(model.classes))
 

@@ -77,5 +77,5 @@ def test_neighbouring_bins_differ_by_the_image_between_their_edges():
 
 
 def test_too_few_candidates_are_refused(tmp_path):
-    with pytest.raises(DataError, match="needs 25 candidate patients, but there are 20"):
+    with pytest.raises(DataError, match="needs 24 candidate patients, but there are 20"):
         report_of(Imprint("first"), scene(candidates=images_of(20)), tmp_path)
