@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, help="so few, to see how long one takes; needs an --out of its own")
     parser.add_argument("--list", action="store_true", help="print the names of the cells and stop")
     chosen = parser.parse_args(arguments)
-    if chosen.rounds and chosen.out == parser.get_default("out"):
+    if chosen.rounds is not None and chosen.out.resolve() == parser.get_default("out").resolve():
         parser.error(f"with --rounds the Dice is that of an unfinished training; name another --out than {chosen.out}.")
     torch.set_num_threads(1)
     for architecture, profile in PROFILES.items():

@@ -156,7 +156,8 @@ def main() -> None:
     told = "phantoms" if data is None else "hippocampus"
     figures = figures_of(federated, dp, penalties, data=told, seed=arguments.seed)
     for name, dice in figures["intervals"].items():
-        print(f"{name:15} {dice['value']:.3f} ({dice['low']:.3f} to {dice['high']:.3f})")
+        ends = "of too few patients" if dice["low"] is None else f"{dice['low']:.3f} to {dice['high']:.3f}"
+        print(f"{name:15} {dice['value']:.3f} ({ends})")
     shown = ", ".join(f"{times:.2f} ({architecture})" for architecture, times in penalties.items())
     print(f"ε {figures['epsilon']:.2f} per patient; a private step takes this many times a plain one: {shown}")
     if arguments.json:

@@ -182,7 +182,7 @@ def test_a_blank_volume_is_refused_and_an_empty_mask_said(model, tmp_path):
     assert answer.exit_code == 0 and "Nothing is marked: look whether" in answer.output
 
 
-@pytest.mark.parametrize("place", ["nowhere", ""])
+@pytest.mark.parametrize("place", ["nowhere", "", "a" * 300])
 def test_a_folder_without_a_model_is_named_with_what_could_be_given(scan, tmp_path, place):
     answer = segment(scan[0], "--model", tmp_path / place)
     assert isinstance(answer.exception, PrimiaError)

@@ -22,7 +22,11 @@ def model_folder(place: str) -> Path:
     scheme, found, _ = place.partition(":/")
     if not found:
         folder = Path(place)
-        if not (folder / "model.json").is_file():
+        try:
+            there = (folder / "model.json").is_file()
+        except OSError:  # a name that is too long
+            there = False
+        if not there:
             raise DataError(
                 f"The folder {folder} holds no model.json; name the folder of a model, or one of a registry, as in "
                 "models:/NAME@champion."
