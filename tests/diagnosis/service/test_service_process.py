@@ -155,6 +155,8 @@ def refuses_connections(url: str) -> bool:
         httpx.get(f"{url}/healthz")
     except httpx.ConnectError:
         return True
+    except httpx.RemoteProtocolError:  # let in just before, and not answered any more
+        return False
     return False
 
 
