@@ -216,6 +216,14 @@ def test_slices_of_volumes_are_shown_with_the_front_on_top_and_the_right_on_the_
     assert (truth == 1).nonzero().tolist() == [[1, 3]]
 
 
+def test_patients_of_whom_only_the_model_says_that_they_have_a_structure_do_not_count_for_its_interval():
+    test = slices()
+    labels = torch.where((test.patients[:, None, None] > 0) & (test.labels == 2), 0, test.labels)
+    found = judged(dataclasses.replace(test, labels=labels), Volume(spacing=SPACING)).figures["dice_by_structure"]
+    assert found["posterior"] == {"value": pytest.approx(1 / 6), "low": None, "high": None, "patients": 1}
+    assert found["anterior"]["patients"] == 6 and found["anterior"]["low"] == 1.0
+
+
 def test_the_worst_structure_is_the_one_whose_interval_reaches_lowest():
     test = slices()
     shown = test.images.clone()
